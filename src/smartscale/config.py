@@ -1,0 +1,294 @@
+"""Settings: defaults, then a TOML file, then the environment, then flags; each layer overrides the one before.
+
+An environment variable is ``SMARTSCALE_`` and the key's path joined by two underscores:
+``SMARTSCALE_TIME__ALLOWED_LATENESS_S=10``; ``SMARTSCALE_LOG`` is the log's address. Every error names the place
+and the key, and says how to mend it.
+
+Durations end in ``_s``. Those about the world described follow the clock (a replay scales them); those marked
+"real" are wall time whatever the clock does.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from smartscale.errors import ConfigError
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of settings."""
+
+
+class Topics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Partitions and retention. The partition counts but ``events`` are fixed for the log's life."""
+
+    events: int = 4
+    """Partitions of ``events``; may grow later."""
+    partials: int = 4
+    """Partitions of ``partials``, ``metrics`` and everything keyed by a service."""
+    retention_bytes: int = 4 << 30
+    """Kept per topic (embedded) or partition (Kafka). 4 GiB is hours of a busy machine's events, and bounds the disk."""
+
+
+class Time(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Event time, watermarks and lateness."""
+
+    out_of_orderness_s: float = 2.0
+    """How far events may be out of order before they need the allowed lateness (world time)."""
+    allowed_lateness_s: float = 30.0
+    """How long after the watermark a pane still takes events (world time); covers a restart and its retries."""
+    max_future_s: float = 60.0
+    """An event further in the future than this is refused at the edge (world time): clock skew is smaller."""
+    heartbeat_s: float = 1.0
+    """Real. Each edge process writes a heartbeat to every partition this often."""
+    heartbeat_timeout_s: float = 5.0
+    """Real. An edge process silent for this long counts as gone; five heartbeats may be lost."""
+    missing_after_s: float = 15.0
+    """Real. A partition without any live edge process for this long no longer delays provisional windows."""
+
+
+class Windows(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Windows over event time, half-open and aligned to the epoch (world time)."""
+
+    tumbling_s: list[float] = msgspec.field(default_factory=lambda: [10.0, 60.0])
+    sliding_s: list[list[float]] = msgspec.field(default_factory=lambda: [[60.0, 5.0]])
+    """Pairs of size and slide."""
+    histogram_from_s: float = 60.0
+    """Rows of tumbling windows at least this long carry their histogram."""
+    key_ttl_s: float = 3600.0
+    """A key silent for this long no longer gets windows of count zero."""
+
+
+class Dedup(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Repeats of an event id within a partition are counted once."""
+
+    window_s: float = 120.0
+    """Real. How long ids are remembered; longer than a client keeps retrying."""
+    max_ids: int = 20_000_000
+    """Bound on remembered ids of one combine process (about 50 bytes each); the oldest go first."""
+
+
+class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The edge."""
+
+    host: str = "127.0.0.1"
+    port: int = 8070
+    linger_ms: float = 5.0
+    """Real. How long events wait to be gathered into one record; at most 20."""
+    record_events: int = 5000
+    """Events in a record at most."""
+    max_event_bytes: int = 64 << 10
+    max_body_bytes: int = 16 << 20
+    max_batch_events: int = 20_000
+    queue_events: int = 200_000
+    """Events accepted into memory but not yet durable; beyond it the edge answers 503."""
+    compression: str = "lz4"
+    """lz4, zstd or none."""
+
+
+class Combine(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    transaction_s: float = 0.25
+    """Real. A transaction is committed at least this often while there is input (at most 1)."""
+    transaction_bytes: int = 32 << 20
+    """And once this much has been read."""
+    json_topics: list[str] = msgspec.field(default_factory=list)
+    """Third parties' topics of single JSON events, read beside ``events``."""
+
+
+class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    step_s: float = 10.0
+    """Spacing of the series: the tumbling window that is forecast (world time); one of ``windows.tumbling_s``."""
+    horizon_steps: int = 30
+    """Steps ahead: 30 steps of 10 s are five minutes, more than most lead times."""
+    history_steps: int = 8640
+    """Steps remembered per series: a day of 10 s."""
+    snapshot_s: float = 30.0
+    """Real. How often the state is written to the log."""
+    alerts_per_day: int = 20
+    """Notifications a day at most, over all services; control reads the unsilenced state."""
+
+
+class Control(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    policies: str = "policies"
+    """A policy file, or a folder of them."""
+    interval_s: float = 15.0
+    """World time between two evaluations of a policy, as HPA's sync period."""
+    stale_s: float = 60.0
+    """World time after which metrics are too old to scale in on."""
+
+
+class Sample(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The sample service that the closed loop scales."""
+
+    directory: str = ".run/sample"
+    capacity_per_s: float = 50.0
+    """Requests one replica serves a second (world time)."""
+    startup_s: float = 20.0
+    """World time from start to ready."""
+    timeout_s: float = 10.0
+    """World time after which a queued request fails."""
+
+
+class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set."""
+
+    log: str = "sqlite:smartscale.db"
+    topics: Topics = Topics()
+    time: Time = Time()
+    windows: Windows = Windows()
+    dedup: Dedup = Dedup()
+    ingest: Ingest = Ingest()
+    combine: Combine = Combine()
+    ml: Ml = Ml()
+    control: Control = Control()
+    sample: Sample = Sample()
+    kafka: dict[str, str] = {}
+    """Passed to the Kafka client as they are: security.protocol, sasl.username, ... (librdkafka's names)."""
+
+
+PREFIX = "SMARTSCALE_"
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Settings:
+    """Settings from a TOML file, the environment and flags (keys with dots: ``ingest.port``).
+
+    Raises ``ConfigError`` naming the file or variable, the key and the remedy.
+
+    >>> load(environment={"SMARTSCALE_INGEST__PORT": "9000"}).ingest.port
+    9000
+    >>> load(environment={"SMARTSCALE_INGEST__PROT": "9000"})
+    Traceback (most recent call last):
+        ...
+    smartscale.errors.ConfigError: variable SMARTSCALE_INGEST__PROT: no setting 'ingest.prot'; did you mean 'ingest.port'?
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read(file)
+        _validate(values, f"file {file}")
+    for variable, text in sorted((os.environ if environment is None else environment).items()):
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in _RESERVED:
+            key = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            _put(values, key, _parse(text, key), f"variable {variable}")
+            _validate(values, f"variable {variable}")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(values, key, value, f"flag for {key}")
+            _validate(values, f"flag for {key}")
+    settings = _validate(values, "settings")
+    _check(settings)
+    return settings
+
+
+_RESERVED = frozenset({"CONFIG", "LIFELINE_FD"})
+"""Variables with the prefix that are no settings."""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"file {file}: not found; check the path given with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"file {file}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"file {file}: not valid TOML: {error}") from error
+
+
+def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return get_type_hints(struct)
+
+
+def known_keys() -> list[str]:
+    """Every key, with dots."""
+    keys = []
+    for name, kind in _fields(Settings).items():
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += [f"{name}.{inner}" for inner in _fields(kind)]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _suggest(key: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known_keys(), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known_keys())}"
+
+
+def _put(values: dict[str, Any], key: str, value: object, where: str) -> None:
+    head, _, tail = key.partition(".")
+    if key not in known_keys() and head != "kafka":
+        raise ConfigError(f"{where}: no setting {key!r}{_suggest(key)}")
+    if tail:
+        values.setdefault(head, {})[tail] = value
+    else:
+        values[head] = value
+
+
+def _parse(text: str, key: str) -> object:
+    """An environment variable's text as TOML would read it; what is no TOML value is a string."""
+    if key == "log" or key.startswith("kafka."):
+        return text
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _validate(values: Mapping[str, Any], where: str) -> Settings:
+    for name, table in values.items():
+        kind = _fields(Settings).get(name)
+        if kind is None:
+            raise ConfigError(f"{where}: no setting {name!r}{_suggest(name)}")
+        if isinstance(kind, type) and issubclass(kind, Section) and isinstance(table, dict):
+            for inner in table:
+                if inner not in _fields(kind):
+                    raise ConfigError(
+                        f"{where}: no setting {name + '.' + inner!r}{_suggest(f'{name}.{inner}')}"
+                    )
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        raise ConfigError(f"{where}: {path.rstrip('`') or 'settings'}: {message}; mend the value") from error
+
+
+def _check(settings: Settings) -> None:
+    """What types cannot say."""
+    rules = [
+        (settings.topics.events >= 1, "topics.events must be at least 1"),
+        (settings.topics.partials >= 1, "topics.partials must be at least 1"),
+        (0 <= settings.ingest.linger_ms <= 20, "ingest.linger_ms must be from 0 to 20"),
+        (0 < settings.combine.transaction_s <= 1, "combine.transaction_s must be above 0 and at most 1"),
+        (
+            settings.ingest.compression in ("lz4", "zstd", "none"),
+            "ingest.compression must be lz4, zstd or none",
+        ),
+        (settings.time.out_of_orderness_s >= 0, "time.out_of_orderness_s must not be negative"),
+        (settings.time.allowed_lateness_s >= 0, "time.allowed_lateness_s must not be negative"),
+        (all(s > 0 for s in settings.windows.tumbling_s), "windows.tumbling_s must be above 0"),
+        (
+            all(len(pair) == 2 and pair[0] >= pair[1] > 0 for pair in settings.windows.sliding_s),
+            "windows.sliding_s must hold pairs [size, slide] with size >= slide > 0 (a longer slide would lose events)",
+        ),
+        (bool(settings.windows.tumbling_s), "windows.tumbling_s must name at least one window"),
+        (
+            settings.ml.step_s in settings.windows.tumbling_s,
+            "ml.step_s must be one of windows.tumbling_s, the rows that ml reads",
+        ),
+        (settings.ml.horizon_steps >= 1, "ml.horizon_steps must be at least 1"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(f"settings: {message}")

@@ -1,0 +1,96 @@
+"""Metrics: the results of windows, one JSON record a row, and the progress of each partition.
+
+Rows are identified by (tenant, service, kind, name, window, end_us): a row with a higher ``revision`` replaces
+one with a lower. Within one window transaction the rows come first and one ``Progress`` last.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from smartscale.records.topics import ALL_NAMES
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """A latency histogram with its filled slots only (see ``records.histogram``)."""
+
+    scale: int
+    slots: list[int]
+    counts: list[int]
+
+
+class MetricRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One window of one key. Latencies in milliseconds; None where nothing was measured.
+
+    ``window`` names size and slide: ``10s`` (tumbling), ``60s/5s`` (sliding 60 s every 5 s). The window is
+    ``[start_us, end_us)``. ``name`` is ``*`` on the roll-up over all names of (tenant, service, kind).
+    ``complete`` is False while a source was missing: no scale-in on such evidence. ``final``: the watermark has
+    passed the end plus the allowed lateness, this row never changes again."""
+
+    tenant: str
+    service: str
+    kind: str
+    name: str
+    window: str
+    start_us: int
+    end_us: int
+    count: int
+    errors: int
+    rate_per_s: float
+    error_rate: float
+    revision: int
+    final: bool
+    complete: bool
+    watermark_us: int
+    latency_mean_ms: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    latency_p999_ms: float | None = None
+    latency_max_ms: float | None = None
+    value_count: int = 0
+    value_sum: float | None = None
+    value_mean: float | None = None
+    value_min: float | None = None
+    value_max: float | None = None
+    histogram: Histogram | None = None
+
+    @property
+    def is_rollup(self) -> bool:
+        return self.name == ALL_NAMES
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far one partition of ``metrics`` has come; the last record of each window transaction.
+
+    ``position`` is the next offset of ``partials/partition`` to read. Windows ending at or before
+    ``watermark_us`` have been emitted from complete evidence, those up to ``provisional_us`` at least marked
+    incomplete, and panes ending at or before ``closed_us`` take no more events: what still comes for them is
+    late. ``missing`` lists sources without heartbeats."""
+
+    partition: int
+    position: int
+    watermark_us: int
+    provisional_us: int
+    closed_us: int
+    written_us: int
+    missing: list[str]
+
+
+class LiveKey(msgspec.Struct, frozen=True):
+    """A key that gets windows of count zero while it is silent; ``last_us`` is the end of its last pane with
+    events, ``first_us`` the start of its first."""
+
+    tenant: str
+    service: str
+    kind: str
+    name: str
+    first_us: int
+    last_us: int
+
+
+encode = msgspec.json.Encoder().encode
+decode_row = msgspec.json.Decoder(MetricRow).decode
+decode_progress = msgspec.json.Decoder(Progress).decode
+decode_live_key = msgspec.json.Decoder(LiveKey).decode

@@ -1,0 +1,71 @@
+"""The schema header that every record carries.
+
+>>> parse(headers(EVENTS))
+('events', 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from smartscale.errors import SchemaError
+
+SCHEMA: Final = "schema"
+"""Header: ``NAME/VERSION``."""
+
+EVENTS: Final = "events/1"
+HEARTBEAT: Final = "heartbeat/1"
+PARTIALS: Final = "partials/1"
+METRIC: Final = "metric/1"
+PROGRESS: Final = "progress/1"
+FORECAST: Final = "forecast/1"
+INCIDENT: Final = "incident/1"
+DECISION: Final = "decision/1"
+OWNER: Final = "owner/1"
+DEAD_LETTER: Final = "dead-letter/1"
+LIVE_KEY: Final = "live-key/1"
+ANCHOR: Final = "anchor/1"
+SNAPSHOT: Final = "snapshot/1"
+
+READABLE: Final = frozenset(
+    {
+        EVENTS, HEARTBEAT, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, DECISION, OWNER, DEAD_LETTER,
+        LIVE_KEY, ANCHOR, SNAPSHOT,
+    }
+)  # fmt: skip
+"""Every schema this version reads: its own and, once there is one, the version before."""
+
+
+def headers(schema: str, **more: int | str) -> dict[str, bytes]:
+    """Headers of a record of ``schema``; further values are written as text."""
+    return {SCHEMA: schema.encode(), **{name: str(value).encode() for name, value in more.items()}}
+
+
+def schema_of(headers: Mapping[str, bytes]) -> str | None:
+    """The record's schema, or None for a record of a third party. Raises ``SchemaError`` if it cannot be read."""
+    found = headers.get(SCHEMA)
+    if found is None:
+        return None
+    schema = found.decode(errors="replace")
+    if schema not in READABLE:
+        raise SchemaError(
+            f"record of schema {schema!r} cannot be read by this version: upgrade this stage first"
+        )
+    return schema
+
+
+def parse(headers: Mapping[str, bytes]) -> tuple[str, int]:
+    """Name and version. Raises ``SchemaError``."""
+    name, _, version = headers.get(SCHEMA, b"").decode(errors="replace").partition("/")
+    if not version.isdigit():
+        raise SchemaError(f"record without a readable schema header: {dict(headers)!r}")
+    return name, int(version)
+
+
+def int_header(headers: Mapping[str, bytes], name: str) -> int:
+    """A whole number from a header. Raises ``SchemaError`` if it is missing or no number."""
+    try:
+        return int(headers[name])
+    except (KeyError, ValueError) as error:
+        raise SchemaError(f"header {name!r} is missing or no whole number in {dict(headers)!r}") from error
