@@ -1,0 +1,1 @@
+"""Quantile forecasts of all series together: methods, weighting, calibration."""

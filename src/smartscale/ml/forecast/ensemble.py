@@ -1,0 +1,348 @@
+"""All series forecast together: a weighted mixture of methods with calibrated quantiles.
+
+::
+
+    learn(state, step, values)   1. put the column into the past
+                                 2. settle: what was issued for this step meets the truth
+                                    (losses, residuals, levels, coverage)
+                                 3. every method learns the value
+                                 4. issue: keep the forecasts made at this origin until their truth comes
+    view(state, step, values)    only 1 and 3, on a copy of the methods' memories: provisional values move the
+                                 origin but teach nothing
+    forecast(state, memory, origin)  quantiles of the values, and of the maximum so far, for every step ahead
+
+Calibration happens at a few **anchor** horizons (1, 3, 10, 30 of 30) and is interpolated between them, linear in
+the square root of the horizon, as errors of a random walk grow. The maximum over 1..h is a target of its own with
+its own residuals and levels, so its quantiles are as calibrated as the values': no assumption about how errors
+of neighbouring steps hang together is needed.
+
+Rows are independent: a series with absurd values harms no other. Nothing here is random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from smartscale.ml.forecast import conformal, weighting
+from smartscale.ml.forecast.baselines import DAY_S, WEEK_S, pool
+from smartscale.ml.forecast.protocol import Method, count_noise, to_rate, to_root
+from smartscale.ml.series.history import Past, put
+
+Array = npt.NDArray[np.float64]
+Small = npt.NDArray[np.float32]
+
+LEVELS: Final = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
+MARGIN_STEPS: Final = 64
+"""Columns kept beyond the asked-for history: a day's season also needs the level of a day ago."""
+PRIOR_STEPS: Final = 4.0
+"""Weight of the prior spread, in residuals."""
+PRIOR_GROWTH: Final = 0.03
+"""Prior error a step, on the square-root scale: 6 % of the rate, growing with the root of the horizon."""
+NOISE_FLOOR: Final = 0.3
+"""Spread never falls below this share of a Poisson count's: metronomes exist, but not for ever."""
+WARM_UP: Final = 12
+"""Values seen before the trend rung, and before any alert: two minutes of 10 s."""
+SCORE_STEPS: Final = 300.0
+"""Coverage and skill look back over about this many settled forecasts."""
+
+
+@dataclass(slots=True)
+class State:
+    """What is known of each series; the first axis of every array is the series.
+
+    A anchors, K methods, G targets (A values and the A - 1 peaks), Q levels, R residuals. ``points`` and ``issued`` hold
+    what awaits its truth: for a horizon of h the h slots ``offset + step % h``."""
+
+    past: Small  # (n, width)
+    seen: npt.NDArray[np.int64]  # (n,) values learned
+    memory: Array  # (n, sum of the methods' widths)
+    lost: Array  # (n, A, K)
+    points: Small  # (n, sum of anchors, K)
+    issued: Small  # (n, sum of targets' horizons, 1 + Q): mixture, quantiles
+    spread: Array  # (n, G, 2): discounted sum of absolute residuals, and of their weights
+    ring: Small  # (n, G, R)
+    inserted: npt.NDArray[np.int64]  # (n, G)
+    levels: Array  # (n, G, Q)
+    score: Array  # (n, 4): discounted hits of the 90 % band, loss, the naive's loss, weight
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Rates a second: ``values`` and ``peaks`` of shape (n_series, horizon, Q), and what each method weighed in
+    the mixture, mean over the horizon, shape (n_series, K)."""
+
+    values: Array
+    peaks: Array
+    weights: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is calibrated: the value ``horizon`` steps ahead, or the maximum until then."""
+
+    horizon: int
+    is_peak: bool
+    anchor: int
+    slot: int
+    """First of its ``horizon`` slots in ``State.issued``."""
+
+    @property
+    def stride(self) -> int:
+        """Steps between kept residuals: neighbours share most of their error, four an own horizon suffice."""
+        return max(1, self.horizon // 4)
+
+
+class Forecaster:
+    """The plan: which methods, horizons and levels. Holds no data; every call is given the ``State``.
+
+    ``step_s`` is the spacing of the series in seconds, ``horizon`` the number of steps ahead."""
+
+    def __init__(self, step_s: float, horizon: int, history_steps: int) -> None:
+        self.step_s = step_s
+        self.horizon = horizon
+        self.width = history_steps + MARGIN_STEPS
+        self.methods: tuple[Method, ...] = pool(step_s, history_steps)
+        edges = np.cumsum([0, *(method.width for method in self.methods)])
+        self._slices = [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.anchors = _anchors(horizon)
+        self._point_slots = [int(x) for x in np.cumsum([0, *self.anchors[:-1]])]
+        self.targets = _targets(self.anchors)
+        self._values = [i for i, target in enumerate(self.targets) if not target.is_peak]
+        self._peaks = [0, *(i for i, target in enumerate(self.targets) if target.is_peak)]
+        self._mix = _interpolation(self.anchors, horizon)
+        self._priors = np.stack([conformal.prior(t.horizon if t.is_peak else 1) for t in self.targets])
+        self._day, self._week = DAY_S / step_s, WEEK_S / step_s
+
+    def fresh(self, n_series: int) -> State:
+        """Series of which nothing is known yet."""
+        targets, methods = len(self.targets), len(self.methods)
+        return State(
+            past=np.full((n_series, self.width), np.nan, np.float32),
+            seen=np.zeros(n_series, np.int64),
+            memory=np.concatenate([method.fresh(n_series) for method in self.methods], axis=1),
+            lost=np.zeros((n_series, len(self.anchors), methods)),
+            points=np.full((n_series, sum(self.anchors), methods), np.nan, np.float32),
+            issued=np.full(
+                (n_series, sum(t.horizon for t in self.targets), 1 + len(LEVELS)), np.nan, np.float32
+            ),
+            spread=np.zeros((n_series, targets, 2)),
+            ring=np.repeat(self._priors[None], n_series, axis=0),
+            inserted=np.zeros((n_series, targets), np.int64),
+            levels=np.broadcast_to(LEVELS, (n_series, targets, len(LEVELS))).copy(),
+            score=np.zeros((n_series, 4)),
+        )
+
+    def learn(self, state: State, step: int, rates: Array) -> None:
+        """Learn the final values of ``step``, shape (n_series,), NaN for a gap. Steps come in order, without
+        holes; ``state`` is changed in place."""
+        truth = to_root(rates, self.step_s)
+        put(state.past, step, truth)
+        self._settle(state, step, truth)
+        state.memory = self._learn_methods(state.memory, truth)
+        state.seen = state.seen + ~np.isnan(truth)
+        self._issue(state, step)
+
+    def view(self, state: State, memory: Array, step: int, rates: Array) -> Array:
+        """The methods' memories after provisional values of ``step``. Writes the column into the past (the final
+        one will replace it), and changes nothing else of ``state``."""
+        root = to_root(rates, self.step_s)
+        put(state.past, step, root)
+        return self._learn_methods(memory, root)
+
+    def forecast(self, state: State, memory: Array, origin: int) -> Quantiles:
+        """Quantiles at ``LEVELS`` for every step ahead of ``origin``. NaN for a series without any value."""
+        path, _, share = self._mixture(state, memory, origin)
+        offsets = self._offsets(state, path)
+        tops = np.maximum.accumulate(path, axis=1)
+        values = np.sort(path[:, :, None] + self._between(offsets[:, self._values]), axis=2)
+        peaks = np.sort(tops[:, :, None] + self._between(offsets[:, self._peaks]), axis=2)
+        # A maximum is at least each of its values, and never falls as more steps join it.
+        peaks = np.maximum.accumulate(np.maximum(peaks, values), axis=1)
+        return Quantiles(to_rate(values, self.step_s), to_rate(peaks, self.step_s), share.mean(axis=1))
+
+    def surprise(self, state: State, memory: Array, origin: int, rates: Array) -> Surprise:
+        """How far the values of step ``origin + 1`` are from what was expected of them, see ``Surprise``."""
+        path, _, _ = self._mixture(state, memory, origin, horizon=1)
+        spread = self._spread(state, path)[:, 0]
+        z = (to_root(rates, self.step_s) - path[:, 0]) / spread
+        low, high = conformal.tail_probabilities(state.ring[:, 0], z)
+        edges = np.broadcast_to(np.array([0.001, 0.999]), (len(z), 2))
+        band = path + spread[:, None] * conformal.quantiles(state.ring[:, 0], edges)
+        return Surprise(
+            expected=to_rate(path[:, 0], self.step_s),
+            low=to_rate(band[:, 0], self.step_s),
+            high=to_rate(band[:, 1], self.step_s),
+            p_low=low,
+            p_high=high,
+        )
+
+    def coverage(self, state: State) -> Array:
+        """Share of truths inside the 90 % band lately, (n_series,); NaN with under 50 settled forecasts."""
+        weight = state.score[:, 3]
+        return np.where(weight >= 50, state.score[:, 0] / np.maximum(weight, 1), np.nan)
+
+    def skill(self, state: State) -> Array:
+        """1 - loss / loss of the naive method (pinball at the median, square-root scale); NaN as ``coverage``."""
+        naive = state.score[:, 2]
+        known = (state.score[:, 3] >= 50) & (naive > 0)
+        return np.where(known, 1 - state.score[:, 1] / np.where(naive > 0, naive, 1.0), np.nan)
+
+    def stage(self, state: State) -> list[str]:
+        """The rung of the cold-start ladder each series stands on."""
+        names = {method.name for method in self.methods}
+        rungs = [
+            ("weekly", self._week if "week" in names else np.inf),
+            ("daily", self._day if "day" in names else np.inf),
+            ("trend", WARM_UP),
+            ("naive", 0),
+        ]
+        return [next(name for name, needed in rungs if seen >= needed) for seen in state.seen.tolist()]
+
+    # --- the steps ------------------------------------------------------------------------------------------
+
+    def _learn_methods(self, memory: Array, truth: Array) -> Array:
+        parts = [m.learn(memory[:, s], truth) for m, s in zip(self.methods, self._slices, strict=True)]
+        return np.concatenate(parts, axis=1)
+
+    def _mixture(
+        self, state: State, memory: Array, origin: int, horizon: int | None = None
+    ) -> tuple[Array, Array, Array]:
+        """The mixture's path (n, horizon), each method's and its share (n, horizon, K)."""
+        steps = self.horizon if horizon is None else horizon
+        past = Past(state.past, origin)
+        paths = np.stack(
+            [m.forecast(memory[:, s], past, steps) for m, s in zip(self.methods, self._slices, strict=True)],
+            axis=2,
+        )
+        awake = ~np.isnan(paths)
+        at_anchors = np.stack(
+            [
+                weighting.weights(state.lost[:, a], awake[:, min(h, steps) - 1], h)
+                for a, h in enumerate(self.anchors)
+            ],
+            axis=1,
+        )
+        share = np.matmul(self._mix[:steps], at_anchors)  # (n, steps, K)
+        share = np.where(awake, share, 0.0)
+        total = share.sum(axis=2, keepdims=True)
+        share = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
+        path = np.where(total[:, :, 0] > 0, (np.where(awake, paths, 0.0) * share).sum(axis=2), np.nan)
+        return path, paths, share
+
+    def _settle(self, state: State, step: int, truth: Array) -> None:
+        for a, h in enumerate(self.anchors):
+            points = state.points[:, self._point_slots[a] + step % h].astype(np.float64)
+            mixture = state.issued[:, self.targets[a].slot + step % h, 0].astype(np.float64)
+            state.lost[:, a] = weighting.charge(state.lost[:, a], points, mixture, truth, h)
+            self._score(state, self.targets[a], step, truth, points[:, 0])
+        for g, target in enumerate(self.targets):
+            actual = truth
+            if target.is_peak:
+                actual = Past(state.past, step).between(step - target.horizon + 1, step).max(axis=1)
+            self._calibrate(state, g, target, step, np.asarray(actual, np.float64))
+
+    def _score(self, state: State, target: Target, step: int, truth: Array, naive: Array) -> None:
+        issued = state.issued[:, target.slot + step % target.horizon].astype(np.float64)
+        known = ~np.isnan(truth) & ~np.isnan(issued[:, 0])
+        inside = (truth >= issued[:, 1]) & (truth <= issued[:, 1 + int(np.searchsorted(LEVELS, 0.95))])
+        now = np.stack(
+            [inside, np.abs(truth - issued[:, 0]), np.abs(truth - naive), np.ones(len(truth))], axis=1
+        )
+        state.score = np.where(known[:, None], state.score * np.exp(-1 / SCORE_STEPS) + now, state.score)
+
+    def _calibrate(self, state: State, g: int, target: Target, step: int, actual: Array) -> None:
+        issued = state.issued[:, target.slot + step % target.horizon].astype(np.float64)
+        residual = actual - issued[:, 0]
+        known = ~np.isnan(residual)
+        z = residual / self._spread_of(state, g, issued[:, 0])
+        if step % target.stride == 0:
+            rows = np.flatnonzero(known)
+            places = state.inserted[rows, g] % conformal.RING
+            state.ring[rows, g, places] = np.clip(z[rows], -conformal.MAX_Z, conformal.MAX_Z)
+            state.inserted[rows, g] += 1
+        fade = weighting.fade(target.horizon)
+        # Winsorised at 4 scales, so that one burst does not blind the detector for an hour.
+        size = np.abs(np.clip(z, -4, 4)) * self._spread_of(state, g, issued[:, 0])
+        grown = state.spread[:, g] * fade + np.stack([size, np.ones(len(size))], axis=1)
+        state.spread[:, g] = np.where(known[:, None], grown, state.spread[:, g])
+        hit = actual[:, None] <= issued[:, 1:]
+        state.levels[:, g] = conformal.adapt(state.levels[:, g], LEVELS, hit, known)
+
+    def _issue(self, state: State, step: int) -> None:
+        path, paths, _ = self._mixture(state, state.memory, step)
+        for a, h in enumerate(self.anchors):
+            state.points[:, self._point_slots[a] + step % h] = paths[:, h - 1]
+        offsets = self._offsets(state, path)
+        tops = np.maximum.accumulate(path, axis=1)
+        for g, target in enumerate(self.targets):
+            h = target.horizon
+            point = (tops if target.is_peak else path)[:, h - 1]
+            slot = target.slot + step % h
+            state.issued[:, slot, 0] = point
+            state.issued[:, slot, 1:] = np.sort(point[:, None] + offsets[:, g], axis=1)
+
+    def _offsets(self, state: State, path: Array) -> Array:
+        """Distance of every target's quantiles from its point, (n, G, Q)."""
+        return self._spread(state, path)[:, :, None] * conformal.quantiles(state.ring, state.levels)
+
+    def _spread(self, state: State, path: Array) -> Array:
+        """Scale of every target's residuals, (n, G)."""
+        level = path[:, :1]
+        return np.concatenate(
+            [self._spread_of(state, g, level[:, 0])[:, None] for g in range(len(self.targets))], 1
+        )
+
+    def _spread_of(self, state: State, g: int, level: Array) -> Array:
+        """Prior and evidence, weighted as ``PRIOR_STEPS`` and the residuals seen.
+
+        1.25 times the mean absolute residual is a normal's standard deviation (sqrt(pi / 2))."""
+        chance = count_noise(self.step_s)
+        growth = PRIOR_GROWTH * np.maximum(level, 0.0) * np.sqrt(self.targets[g].horizon)
+        prior = np.sqrt(chance**2 + growth**2)
+        total, weight = state.spread[:, g, 0], state.spread[:, g, 1]
+        blended = (PRIOR_STEPS * prior + 1.2533 * total) / (PRIOR_STEPS + weight)
+        return np.maximum(blended, NOISE_FLOOR * chance)
+
+    def _between(self, at_anchors: Array) -> Array:
+        """Anchors to every step: (n, A, Q) to (n, horizon, Q)."""
+        return np.matmul(self._mix, at_anchors)
+
+
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """What was expected of a step before it was seen. Rates a second, shape (n_series,).
+
+    ``low`` and ``high`` are the 0.001 and 0.999 quantiles; ``p_low`` and ``p_high`` the chances of a value as
+    low, or as high, as the one seen (1 where nothing is known)."""
+
+    expected: Array = field(repr=False)
+    low: Array
+    high: Array
+    p_low: Array
+    p_high: Array
+
+
+def _anchors(horizon: int) -> list[int]:
+    """Up to four horizons, geometric from 1 to the last.
+
+    >>> _anchors(30), _anchors(1)
+    ([1, 3, 10, 30], [1])
+    """
+    return sorted({round(horizon ** (i / 3)) for i in range(4)})
+
+
+def _targets(anchors: list[int]) -> list[Target]:
+    plan = [(h, False, a) for a, h in enumerate(anchors)]
+    plan += [(h, True, a) for a, h in enumerate(anchors) if h > 1]
+    slots = np.cumsum([0, *(h for h, _, _ in plan)])
+    return [Target(h, peak, a, int(slot)) for (h, peak, a), slot in zip(plan, slots[:-1], strict=True)]
+
+
+def _interpolation(anchors: list[int], horizon: int) -> Array:
+    """Matrix (horizon, A): each step's shares of the anchors, linear in the square root of the horizon."""
+    steps, at = np.sqrt(np.arange(1, horizon + 1)), np.sqrt(anchors)
+    return np.stack([np.interp(steps, at, unit) for unit in np.eye(len(anchors))], axis=1)
