@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -20,14 +20,11 @@ from smartscale.errors import (
     Fenced,
     OffsetOutOfRange,
     SmartScaleError,
-    TopicMismatch,
     UnknownTopic,
 )
 from smartscale.log.assignment import moves
 from smartscale.log.port import Bounds, Message, Poll, Position, Record, TopicPartition, TopicSpec
-
-MAX_METADATA_BYTES = 4000
-"""As the port says."""
+from smartscale.log.rules import check_message, check_positions, check_spec, record_bytes, unknown
 
 
 @dataclass(slots=True)
@@ -154,7 +151,7 @@ class MemoryLog:
 
     def _partition(self, at: TopicPartition) -> _Partition:
         if at not in self._partitions:
-            raise UnknownTopic(f"{at} does not exist; create it with `smartscale topics`")
+            raise unknown(at)
         return self._partitions[at]
 
     def _join(self, group: str, topics: Sequence[str], slot: str) -> int:
@@ -222,24 +219,7 @@ class MemoryLog:
 
     def _check(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            self._partition(TopicPartition(message.topic, message.partition))
-            if self._specs[message.topic].compacted and message.key is None:
-                raise ValueError(f"a record of the compacted topic {message.topic} needs a key")
-
-
-def record_bytes(record: Record | Message) -> int:
-    """What a record counts for retention."""
-    return len(record.value) + len(record.key or b"")
-
-
-def check_spec(have: TopicSpec, want: TopicSpec) -> None:
-    """Raises ``TopicMismatch`` unless the existing topic is as wanted, or may be grown to be so."""
-    growable = not have.compacted and want.partitions > have.partitions
-    if have != (replace(want, partitions=have.partitions) if growable else want):
-        raise TopicMismatch(
-            f"topic {want.name} exists as {have}, asked for is {want}; only more partitions can be added, "
-            "and only where it is not compacted: mend the settings or use a new log"
-        )
+            check_message(self._specs.get(message.topic), message)
 
 
 class _Cursor:
@@ -460,9 +440,7 @@ class MemoryTransaction:
         self._messages += new
 
     def commit_positions(self, positions: Mapping[TopicPartition, Position]) -> None:
-        for at, position in positions.items():
-            if len(position.metadata.encode()) > MAX_METADATA_BYTES:
-                raise ValueError(f"{at}: metadata of a position is at most {MAX_METADATA_BYTES} bytes")
+        check_positions(positions)
         self._positions.update(positions)
 
     def __enter__(self) -> Self:
