@@ -1,0 +1,325 @@
+"""The commands. Each imports its part only when it runs, so that a fault in one part breaks no other command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smartscale.cli.options import (
+    ConfigOption,
+    JsonOption,
+    LogFormatOption,
+    LogOption,
+    PortOption,
+    SlotOption,
+    console,
+    opened,
+    print_json,
+    settings,
+)
+from smartscale.clock import parse_iso_us
+from smartscale.errors import ConfigError, UserError
+from smartscale.stage import Context
+from smartscale.telemetry import logs
+
+cli = typer.Typer(
+    help="Real-time event analytics and predictive auto-scaling, with decisions that explain themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
+cli.add_typer(policy_cli, name="policy")
+
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", metavar="FILE", help="Load profile (TOML, see examples/load.toml)."),
+]
+PeakOption = Annotated[
+    float, typer.Option("--peak", help="Requests a second of the replay's busiest interval.")
+]
+
+
+def _run_stage(
+    name: str,
+    slot: str,
+    port: int | None,
+    log: str | None,
+    config: Path | None,
+    log_format: str,
+    flags: dict[str, object] | None = None,
+    run: Callable[[Context], None] | None = None,
+) -> None:
+    from smartscale import app
+
+    if log_format not in logs.FORMATS:
+        raise ConfigError(f"--log-format {log_format!r}: use one of {', '.join(logs.FORMATS)}")
+    logs.set_up(f"{name}-{slot}", log_format)
+    sys.exit(app.run_stage(name, settings(log, config, flags), slot, port, run))
+
+
+@cli.command(epilog="Example: smartscale ingest --log sqlite:smartscale.db --port 8070")
+def ingest(
+    slot: SlotOption = "0",
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.")] = None,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """Take events in over HTTP and answer once they are durably in the log."""
+    _run_stage("ingest", slot, None, log, config, log_format, {"ingest.host": host, "ingest.port": port})
+
+
+@cli.command(epilog="Example: smartscale combine --slot 0 --log kafka://broker:9092")
+def combine(
+    slot: SlotOption = "0",
+    port: PortOption = 0,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """Aggregate events into partials, each once. Run as many as the event rate needs, each with its own slot."""
+    _run_stage("combine", slot, port, log, config, log_format)
+
+
+@cli.command(epilog="Example: smartscale window --slot 0 --log kafka://broker:9092")
+def window(
+    slot: SlotOption = "0",
+    port: PortOption = 0,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """Merge partials into windows over event time: rates, error rates, latency percentiles."""
+    _run_stage("window", slot, port, log, config, log_format)
+
+
+@cli.command(epilog="Example: smartscale ml --log sqlite:smartscale.db")
+def ml(
+    slot: SlotOption = "0",
+    port: PortOption = 0,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """Forecast every service's load with quantiles, and find anomalies."""
+    _run_stage("ml", slot, port, log, config, log_format)
+
+
+@cli.command(epilog="Example: smartscale control --policies examples/policies")
+def control(
+    slot: SlotOption = "0",
+    port: PortOption = 0,
+    policies: Annotated[
+        Path | None, typer.Option("--policies", metavar="PATH", help="A policy file or a folder of them.")
+    ] = None,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """Decide how many replicas each service needs, store why, and have it carried out."""
+    flags: dict[str, object] = {"control.policies": str(policies) if policies else None}
+    _run_stage("control", slot, port, log, config, log_format, flags)
+
+
+@cli.command(epilog="Example: smartscale sample --profile examples/load.toml --url http://127.0.0.1:8070")
+def sample(
+    profile: ProfileOption = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE", help="CSV of rates: timestamp, requests.")
+    ] = None,
+    peak: PeakOption = 100.0,
+    url: Annotated[
+        str, typer.Option("--url", help="Where the ingest stage listens.")
+    ] = "http://127.0.0.1:8070",
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="TIME", help="World time of the load's start (default: now)."),
+    ] = None,
+    slot: SlotOption = "0",
+    port: PortOption = 0,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    log_format: LogFormatOption = "text",
+) -> None:
+    """A service to be scaled: a balancer before real replica processes, under an open-loop load."""
+    from smartscale.cli.loads import service_load
+
+    load = service_load(profile, replay, peak)
+    if load is None:
+        raise UserError("the sample service needs a load: --profile FILE or --replay FILE")
+
+    def run(context: Context) -> None:
+        from smartscale.sample import service
+
+        start_us = _instant(start) if start else context.clock.now_us()
+        service.run(context, load.starting_at(start_us), url)
+
+    _run_stage("sample", slot, port, log, config, log_format, run=run)
+
+
+def _instant(text: str) -> int:
+    try:
+        return parse_iso_us(text)
+    except ValueError as error:
+        raise UserError(f"--start {text!r}: {error}; use ISO 8601, such as 2026-01-31T12:00:00Z") from error
+
+
+@cli.command(epilog="Example: smartscale topics --log kafka://127.0.0.1:9092")
+def topics(log: LogOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Create and verify every topic, and show records and lag."""
+    from smartscale.cli.topics import create_and_describe, table
+
+    chosen = settings(log, config)
+    with opened(chosen) as event_log:
+        states = create_and_describe(event_log, chosen)
+    if as_json:
+        print_json(states)
+    else:
+        console.print(table(states))
+
+
+@cli.command(epilog="Example: smartscale tail decisions --from-beginning --limit 5")
+def tail(
+    topic: Annotated[str, typer.Argument(help="Name of the topic, such as metrics.")],
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Start at the oldest record.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until Ctrl-C.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many records.")] = None,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the records of a topic as readable lines."""
+    from smartscale.cli import tail as tailing
+
+    chosen = settings(log, config)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    shown = 0
+    with opened(chosen) as event_log:
+        try:
+            for record in tailing.follow(event_log, topic, chosen, from_beginning, follow):
+                if record is None:
+                    continue
+                if as_json:
+                    print_json(tailing.describe(record))
+                else:
+                    typer.echo(tailing.line(record))
+                shown += 1
+                if shown == limit:
+                    return
+        except KeyboardInterrupt:
+            return
+    if not shown and not from_beginning and not follow:
+        typer.echo(f"{topic} has nothing new; --from-beginning shows what it holds, --follow waits", err=True)
+
+
+@cli.command(epilog="Example: smartscale status --log sqlite:smartscale.db --json")
+def status(log: LogOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The ledger: where every accepted event is now. Exit code 1 if the books do not balance."""
+    from smartscale.ledger.reader import LedgerReader
+
+    chosen = settings(log, config)
+    with opened(chosen) as event_log:
+        balance = LedgerReader(event_log, chosen).update()
+    if as_json:
+        print_json(balance)
+    else:
+        typer.echo(
+            f"accepted {balance.accepted:,} = windowed {balance.windowed:,} + late {balance.late:,} + dead "
+            f"{balance.dead:,} + duplicates {balance.duplicates:,} + in flight {balance.in_flight:,}; "
+            f"difference {balance.difference:,}"
+        )
+    sys.exit(0 if balance.difference == 0 else 1)
+
+
+@policy_cli.command("check", epilog="Example: smartscale policy check examples/policies")
+def policy_check(
+    path: Annotated[Path, typer.Argument(help="A policy file or a folder of them.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check scaling policies and tell every mistake with its place and remedy. Exit code 2 if there is one."""
+    from smartscale.control import policy
+
+    problems = policy.check(path)
+    if as_json:
+        print_json(problems)
+    else:
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        if not problems:
+            typer.echo(f"{path}: no mistake found")
+    sys.exit(2 if problems else 0)
+
+
+@cli.command(
+    epilog="Example: smartscale up --profile examples/load.toml --policies examples/policies --speed 10"
+)
+def up(
+    profile: ProfileOption = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="FILE", help="CSV of rates (.gz too): timestamp, requests."),
+    ] = None,
+    peak: PeakOption = 100.0,
+    speed: Annotated[
+        float | None,
+        typer.Option("--speed", help="World time runs this many times as fast (fresh log only)."),
+    ] = None,
+    policies: Annotated[
+        Path | None, typer.Option("--policies", metavar="PATH", help="A policy file or a folder of them.")
+    ] = None,
+    for_s: Annotated[
+        float | None, typer.Option("--for", metavar="SECONDS", help="Stop after this many real seconds.")
+    ] = None,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Go on when the load has ended.")
+    ] = False,
+    directory: Annotated[
+        Path, typer.Option("--directory", metavar="DIR", help="Log file, lock and summary of this run.")
+    ] = Path(".run/main"),
+    combines: Annotated[int, typer.Option("--combine", min=1, help="Combine processes.")] = 1,
+    windows: Annotated[int, typer.Option("--window", min=1, help="Window processes.")] = 1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 unless all is counted and the loop scaled both ways.")
+    ] = False,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole pipeline on this machine until Ctrl-C, or until the load given has ended."""
+    from smartscale.cli.loads import injected, service_load
+    from smartscale.supervisor.up import Options
+    from smartscale.supervisor.up import up as run_up
+
+    if speed is not None and not 0 < speed <= 1000:
+        raise UserError(f"--speed {speed:g}: must be above 0 and at most 1000")
+    chosen = settings(log, config, {"control.policies": str(policies) if policies else None})
+    load = service_load(profile, replay, peak)
+    words = None
+    if load is not None:
+        words = ["--profile", str(profile)] if profile else ["--replay", str(replay), "--peak", f"{peak:g}"]
+    logs.set_up("up")
+    options = Options(
+        settings=chosen,
+        config=config,
+        directory=directory,
+        load=words,
+        faults=injected(load) if load else [],
+        speed=speed,
+        for_s=for_s,
+        keep_running=keep_running,
+        as_json=as_json,
+        check=check,
+        copies={"combine": combines, "window": windows},
+    )
+    sys.exit(run_up(options))

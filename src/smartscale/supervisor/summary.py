@@ -1,0 +1,154 @@
+"""What a run came to, and whether it did what it should: told at its end, and written to ``summary.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.table import Table
+
+from smartscale.records import forecasts
+from smartscale.records.forecasts import Incident
+
+EXPECTED_CLASS: Final = {
+    "error_spike": forecasts.FAULT,
+    "latency_step": forecasts.FAULT,
+    "surge": forecasts.DEMAND_SURGE,
+    "drop_to_zero": forecasts.DATA_GAP,
+}
+"""The class of incident that an injected fault should be told as."""
+
+
+class Injected(msgspec.Struct, frozen=True):
+    """A fault of the load profile, over world time ``[start_us, end_us)``."""
+
+    service: str
+    kind: str
+    start_us: int
+    end_us: int
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One injected fault: whether an incident of the right class overlapped it, how long after its start that
+    was told (world seconds), and the classes of all that overlapped it."""
+
+    service: str
+    kind: str
+    expected: str
+    found: bool
+    delay_s: float | None
+    classes: list[str]
+
+
+class LoadSummary(msgspec.Struct, frozen=True):
+    """What the sample service wrote about its run: ``summary.json`` in its directory."""
+
+    requests: int
+    overload_s: float
+    replica_s: float
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One run. ``latency_*``: real milliseconds from a window's end to its first result in the log, the
+    out-of-orderness bound included. ``failures`` says what does not hold; empty: all is well."""
+
+    accepted: int
+    windowed: int
+    late: int
+    dead: int
+    duplicates: int
+    in_flight: int
+    difference: int
+    latency_p50_ms: int | None
+    latency_p99_ms: int | None
+    injected: list[Verdict]
+    false_incidents: list[str]
+    scale_outs: int
+    scale_ins: int
+    overload_s: float | None
+    replica_hours: float | None
+    requests: int | None
+    restarts: int
+    failures: list[str]
+
+
+def read_load_summary(directory: Path) -> LoadSummary | None:
+    """None if no load ran to its end there."""
+    try:
+        return msgspec.json.decode((directory / "summary.json").read_bytes(), type=LoadSummary)
+    except FileNotFoundError:
+        return None
+
+
+def judge(
+    injected: Iterable[Injected], incidents: Sequence[Incident], now_us: int, reach_us: int
+) -> tuple[list[Verdict], list[str]]:
+    """Injected faults against incidents: matched by service, overlap in time (an incident may begin up to
+    ``reach_us`` after the fault's end: windows end later than what they hold) and class.
+
+    The second answer tells the incidents that overlap no injected fault."""
+    injected = list(injected)
+
+    def overlaps(fault: Injected, incident: Incident) -> bool:
+        end_us = incident.end_us if incident.end_us is not None else now_us
+        return (
+            incident.service == fault.service
+            and incident.start_us < fault.end_us + reach_us
+            and end_us > fault.start_us
+        )
+
+    verdicts = []
+    for fault in injected:
+        expected = EXPECTED_CLASS[fault.kind]
+        touching = sorted((i for i in incidents if overlaps(fault, i)), key=lambda i: i.start_us)
+        right = [i for i in touching if i.class_ == expected]
+        delay_s = max(0.0, (right[0].start_us - fault.start_us) / 1e6) if right else None
+        verdicts.append(
+            Verdict(
+                fault.service,
+                fault.kind,
+                expected,
+                bool(right),
+                delay_s,
+                sorted({i.class_ for i in touching}),
+            )
+        )
+    others = [
+        f"{i.class_} of {i.service}: {i.text}" for i in incidents if not any(overlaps(f, i) for f in injected)
+    ]
+    return verdicts, others
+
+
+def table(summary: Summary) -> Table:
+    """The summary for people."""
+    shown = Table(title="summary", show_header=False, title_justify="left", title_style="bold")
+    balanced = "the books balance" if summary.difference == 0 and summary.in_flight == 0 else "CHECK"
+    shown.add_row(
+        "events",
+        f"{summary.accepted:,} accepted = {summary.windowed:,} windowed + {summary.late:,} late + {summary.dead:,} "
+        f"dead + {summary.duplicates:,} duplicates + {summary.in_flight:,} in flight",
+    )
+    shown.add_row("ledger", f"difference {summary.difference:,}: {balanced}")
+    shown.add_row(
+        "latency, window end to metric",
+        f"p50 {_number(summary.latency_p50_ms)} ms, p99 {_number(summary.latency_p99_ms)} ms (real)",
+    )
+    for verdict in summary.injected:
+        found = "found" if verdict.found else "NOT FOUND"
+        after = f" after {verdict.delay_s:.0f} s" if verdict.delay_s is not None else ""
+        told = f" (told as {', '.join(verdict.classes)})" if verdict.classes and not verdict.found else ""
+        shown.add_row(f"injected {verdict.kind}", f"{found} as {verdict.expected}{after}{told}")
+    shown.add_row("other incidents", "\n".join(summary.false_incidents) or "none")
+    shown.add_row("scaling", f"{summary.scale_outs} times out, {summary.scale_ins} times in")
+    if summary.overload_s is not None and summary.replica_hours is not None:
+        shown.add_row("overload", f"{summary.overload_s:,.0f} s of world time")
+        shown.add_row("replicas", f"{summary.replica_hours:.2f} replica-hours")
+    shown.add_row("restarts of stages", str(summary.restarts))
+    shown.add_row("result", "; ".join(summary.failures) or "all holds")
+    return shown
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
