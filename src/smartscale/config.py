@@ -49,6 +49,11 @@ class Time(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Real. Each edge process writes a heartbeat to every partition this often."""
     heartbeat_timeout_s: float = 5.0
     """Real. An edge process silent for this long counts as gone; five heartbeats may be lost."""
+    idle_after_s: float = 1.5
+    """Real. A partition without events for this long, while edge processes live, is idle: heartbeats advance it."""
+    settle_s: float = 5.0
+    """Real. Heartbeats of an edge process count as evidence of idleness only after it has lived this long: clients
+    that were cut off by a restart have come back by then."""
     missing_after_s: float = 15.0
     """Real. A partition without any live edge process for this long no longer delays provisional windows."""
 
@@ -90,6 +95,9 @@ class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Events accepted into memory but not yet durable; beyond it the edge answers 503."""
     compression: str = "lz4"
     """lz4, zstd or none."""
+    user_key: str = ""
+    """Key of the hash that stands for a user (at most 64 bytes); the same for every process, kept secret. With the empty
+    default a pseudonym can be found by trying names."""
 
 
 class Combine(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -23,7 +23,7 @@ Objects made by a ``Log`` belong to one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -244,3 +244,19 @@ def lag(log: Log, group: str, topics: Sequence[str]) -> dict[TopicPartition, int
         at: bounds.end - max(bounds.begin, committed[at].offset if at in committed else bounds.begin)
         for at, bounds in log.bounds(partitions).items()
     }
+
+
+def read_all(log: Log, at: TopicPartition, first: int | None = None) -> Iterator[Record]:
+    """Every record of a partition from ``first`` (default: the beginning) to its end as it is now found.
+
+    Raises ``OffsetOutOfRange`` if ``first`` was removed by retention."""
+    reader = log.reader()
+    try:
+        reader.assign({at: log.bounds([at])[at].begin if first is None else first})
+        at_end = False
+        while not at_end:
+            polled = reader.poll(1.0)
+            yield from polled.records
+            at_end = at in polled.ends
+    finally:
+        reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Final
 
 import msgspec
@@ -30,6 +31,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     service: str = ""
     pane_us: int = 0
     payload: str = ""
+
+
+def payload(value: bytes) -> str:
+    """The beginning of a record's value, as base64."""
+    return base64.b64encode(value[: 64 << 10]).decode()
 
 
 encode = msgspec.json.Encoder().encode

@@ -9,13 +9,14 @@ A heartbeat is a small JSON record in the same partitions (``schema`` = ``heartb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
 import pyarrow as pa
 
 from smartscale.errors import SchemaError
+from smartscale.records import schema
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
@@ -67,6 +68,14 @@ def encode(batch: pa.RecordBatch, compression: Literal["lz4", "zstd"] | None = "
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
+
+
+def event_count(headers: Mapping[str, bytes]) -> int:
+    """How many events a record of an input topic stands for: what it states, 0 for a heartbeat, 1 if it does not say."""
+    if headers.get(schema.SCHEMA) == schema.HEARTBEAT.encode():
+        return 0
+    text = headers.get("n", b"")
+    return int(text) if text.isdigit() else 1
 
 
 _INDEX = {name: SCHEMA.get_field_index(name) for name in SCHEMA.names}

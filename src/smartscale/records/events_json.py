@@ -77,6 +77,10 @@ class Limits:
     max_event_bytes: int
 
 
+Times = npt.NDArray[np.int64]
+"""Event times in microseconds since the epoch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """What a body holds: the good events, each one's place in the body and event time, and the refused ones.
@@ -86,7 +90,7 @@ class Decoded:
     count: int
     events: list[EventIn]
     indexes: Sequence[int]
-    times_us: npt.NDArray[np.int64]
+    times_us: Times
     refused: list[Refusal]
 
 
@@ -127,7 +131,7 @@ class _Suspect(Exception):
     """Something in the whole may be wrong: look at each."""
 
 
-def _checked(events: list[EventIn], limits: Limits) -> npt.NDArray[np.int64]:
+def _checked(events: list[EventIn], limits: Limits) -> Times:
     """Event times of events that are all good; raises ``_Suspect`` if one may not be."""
     services, names = {event.service for event in events}, {event.name for event in events}
     ids = [event.id for event in events if event.id is not None]
@@ -162,14 +166,14 @@ def _plain(text: str) -> bool:
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 
 
-def _times_us(events: list[EventIn], now_us: int) -> npt.NDArray[np.int64]:
+def _times_us(events: list[EventIn], now_us: int) -> Times:
     """Event times: Arrow's parser for all at once; one by one where it balks (nanoseconds, lower-case letters)."""
     texts = [event.time for event in events]
     try:
         parsed = _parse_times(texts)
     except pa.ArrowInvalid:
         return np.array([now_us if text is None else _time_us(text) for text in texts], dtype=np.int64)
-    times_us: npt.NDArray[np.int64] = (parsed.fill_null(now_us) if parsed.null_count else parsed).to_numpy()
+    times_us: Times = (parsed.fill_null(now_us) if parsed.null_count else parsed).to_numpy()
     return times_us
 
 
@@ -319,7 +323,7 @@ _MISSING: Final = re.compile(r"Object missing required field (.*)")
 
 def to_batch(
     events: Sequence[EventIn],
-    times_us: npt.NDArray[np.int64],
+    times_us: Times,
     identities: Sequence[bytes | None],
     hash_user: Callable[[str], int],
     tenant: str = "default",

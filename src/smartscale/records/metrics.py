@@ -67,13 +67,15 @@ class Progress(msgspec.Struct, frozen=True):
     ``position`` is the next offset of ``partials/partition`` to read. Windows ending at or before
     ``watermark_us`` have been emitted from complete evidence, those up to ``provisional_us`` at least marked
     incomplete, and panes ending at or before ``closed_us`` take no more events: what still comes for them is
-    late. ``missing`` lists sources without heartbeats."""
+    late. Every window of the shortest tumbling size ending at or before ``final_us`` has its final rows here.
+    ``missing`` lists sources without heartbeats."""
 
     partition: int
     position: int
     watermark_us: int
     provisional_us: int
     closed_us: int
+    final_us: int
     written_us: int
     missing: list[str]
 

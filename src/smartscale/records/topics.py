@@ -22,7 +22,9 @@ LEDGER: Final = "ledger"
 ALL_NAMES: Final = "*"
 """The ``name`` of a roll-up row over all names of a (tenant, service, kind). The edge refuses it in events."""
 
-Kind = str
+DEFAULT_TENANT: Final = "default"
+"""The tenant of events that come without a credential."""
+
 INTERACTION: Final = "interaction"
 LOG: Final = "log"
 METRIC: Final = "metric"

@@ -1,0 +1,361 @@
+"""The combine stage's thinking: records in, one transaction's messages and positions out.
+
+Invariants
+
+- Apart from the identities of the deduplication window and the watermarks, nothing is held over a transaction.
+- Every event read is in exactly one place: a row of partials, a duplicate, or dead. ``InputRange`` says how many of each,
+  per input partition, and the ranges of consecutive transactions touch.
+- A source's watermark never falls: it is committed with its position, and resumed from there.
+- A partition that was just assigned is first **replayed**: the deduplication window before its committed position is read
+  again (identities and heartbeats only), nothing is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from smartscale.config import Settings
+from smartscale.errors import SchemaError
+from smartscale.log.partitioner import service_partition
+from smartscale.log.port import Message, Position, Record, TopicPartition
+from smartscale.records import dead_letters, events, histogram, schema, topics
+from smartscale.records import partials as records
+from smartscale.stream.combine import partials, watermark
+from smartscale.stream.combine.dedup import RepeatFilter
+from smartscale.stream.windows import pane_us, windows_of
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Metadata of a committed position."""
+
+    watermark_us: int = 0
+    provisional_us: int = 0
+    written_ms: int = 0
+    """Wall-clock time of the last record before the position: the deduplication window is counted back from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A third party's JSON event as columns, or why it cannot be one."""
+
+    batch: pa.RecordBatch | None
+    reason: str = ""
+    detail: str = ""
+
+
+JsonDecoder = Callable[[bytes, int], Decoded]
+"""(value, now_us) -> one event as a batch of ``events.SCHEMA``."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """What this transaction has read of one partition."""
+
+    first: int
+    end: int
+    read: int = 0
+    duplicates: int = 0
+    dead: int = 0
+
+
+@dataclass(slots=True)
+class _Input:
+    """One owned partition."""
+
+    resume_at: int
+    seen: RepeatFilter
+    source: watermark.Source
+    account: _Account
+    written_ms: int = 0
+    told: watermark.Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transaction. ``positions`` covers every owned partition."""
+
+    messages: list[Message]
+    positions: dict[TopicPartition, Position]
+    events: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start, for telemetry only (the ledger reads the log)."""
+
+    events: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    forgotten: int = 0
+    by_state: dict[str, int] = field(default_factory=dict)
+
+
+class Combiner:
+    """The state of one combine process."""
+
+    def __init__(self, settings: Settings, partitions: int, decode_json: JsonDecoder) -> None:
+        """``partitions``: those of the ``partials`` topic."""
+        self.settings = settings
+        self.partitions = partitions
+        self.pane_us = pane_us(windows_of(settings.windows))
+        self.counters = Counters()
+        self._decode_json = decode_json
+        self._inputs: dict[TopicPartition, _Input] = {}
+        self._batches: list[pa.RecordBatch] = []
+        self._keep: list[np.ndarray] = []
+        self._origin: list[TopicPartition] = []
+        self._dead: list[dead_letters.DeadLetter] = []
+        self._partition_of: dict[tuple[str, str], int] = {}
+        self.pending_bytes = 0
+
+    def assign(self, at: TopicPartition, committed: Position | None) -> Resume | None:
+        """Own a partition from now on. Returns where it stood, None if nobody has read it yet."""
+        resume = (
+            msgspec.json.decode(committed.metadata, type=Resume) if committed and committed.metadata else None
+        )
+        start = committed.offset if committed else 0
+        source = watermark.Source(beats=at.topic == topics.EVENTS)
+        if resume is not None:
+            source = watermark.Source(
+                beats=source.beats, watermark_us=resume.watermark_us, provisional_us=resume.provisional_us
+            )
+        self._inputs[at] = _Input(
+            resume_at=start,
+            seen=RepeatFilter(round(self.settings.dedup.window_s * 1000)),
+            source=source,
+            account=_Account(start, start),
+            written_ms=resume.written_ms if resume else 0,
+        )
+        return resume
+
+    def drop(self, lost: Iterable[TopicPartition]) -> None:
+        """Forget partitions, and with them whatever of the open transaction was read: it must be rewound."""
+        for at in lost:
+            self._inputs.pop(at, None)
+
+    @property
+    def owned(self) -> frozenset[TopicPartition]:
+        return frozenset(self._inputs)
+
+    def take(self, record: Record, now_us: int) -> None:
+        """Read one record into the open transaction."""
+        one = self._inputs[record.at]
+        replay = record.offset < one.resume_at
+        limits = self.settings.time
+        if not replay:
+            one.account.end = record.offset + 1
+            self.pending_bytes += len(record.value)
+        one.written_ms = max(one.written_ms, record.timestamp_ms)
+        try:
+            kind = schema.schema_of(record.headers)
+            if kind == schema.HEARTBEAT:
+                beat = msgspec.json.decode(record.value, type=events.Heartbeat)
+                one.source = watermark.on_heartbeat(one.source, beat, record.timestamp_ms, limits)
+                return
+            if kind is None:
+                ingest_us = now_us
+                batch = self._third_party(one, record, now_us, replay)
+                if batch is None:
+                    return
+            elif kind == schema.EVENTS:
+                ingest_us = schema.int_header(record.headers, "ingest_us")
+                batch = events.decode(record.value, ("identity",) if replay else events.COMBINE_COLUMNS)
+            else:
+                raise SchemaError(f"a record of schema {kind} does not belong on {record.topic}")
+        except (SchemaError, msgspec.MsgspecError) as error:
+            if not replay:
+                self._bury(
+                    one,
+                    record,
+                    dead_letters.UNREADABLE,
+                    str(error),
+                    events.event_count(record.headers),
+                    now_us,
+                )
+            return
+        keep = self._first_seen(one, batch.column("identity"), record.timestamp_ms)
+        if replay:
+            return
+        one.account.read += batch.num_rows
+        one.account.duplicates += int(batch.num_rows - np.count_nonzero(keep))
+        self._batches.append(batch)
+        self._keep.append(keep)
+        self._origin.append(record.at)
+        greatest = min(int(batch.column("time").to_numpy().max(initial=0)), ingest_us)
+        one.source = watermark.on_events(one.source, greatest, record.timestamp_ms, limits)
+
+    def _third_party(self, one: _Input, record: Record, now_us: int, replay: bool) -> pa.RecordBatch | None:
+        decoded = self._decode_json(record.value, now_us)
+        if decoded.batch is None and not replay:
+            self._bury(one, record, decoded.reason, decoded.detail, 1, now_us)
+        return decoded.batch
+
+    def _first_seen(self, one: _Input, identity: pa.Array, written_ms: int) -> np.ndarray:
+        n = len(identity)
+        keep = np.ones(n, np.bool_)
+        if identity.null_count == n:
+            return keep
+        words = np.frombuffer(identity.buffers()[1], np.uint64).reshape(-1, 2)[
+            identity.offset : identity.offset + n
+        ]
+        if identity.null_count:
+            has_one = identity.is_valid().to_numpy(zero_copy_only=False)
+            keep[has_one] = ~one.seen.repeats(words[has_one], written_ms)
+        else:
+            keep = ~one.seen.repeats(words, written_ms)
+        return keep
+
+    def _bury(self, one: _Input, record: Record, reason: str, detail: str, count: int, now_us: int) -> None:
+        one.account.read += count
+        one.account.dead += count
+        self._dead.append(
+            dead_letters.DeadLetter(
+                reason=reason,
+                stage="combine",
+                detail=detail,
+                count=count,
+                time_us=now_us,
+                source=str(record.at),
+                offset=record.offset,
+                payload=dead_letters.payload(record.value),
+            )
+        )
+
+    def at_end(self, ends: Iterable[TopicPartition], now_us: int, now_ms: int) -> None:
+        """These partitions have been read to their present end."""
+        for at in ends:
+            if (one := self._inputs.get(at)) is not None:
+                one.source = watermark.at_end(one.source, now_us, now_ms, self.settings.time)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a transaction would tell anything that the last one did not."""
+        return any(
+            one.account.end > one.account.first or one.told is None or _tells(one.source) != _tells(one.told)
+            for one in self._inputs.values()
+        )
+
+    def finish(self, sources: int) -> Step:
+        """Close the open transaction. ``sources``: partitions of all subscribed inputs now."""
+        origins = list(self._inputs)
+        rows = {at: [0] * self.partitions for at in origins}
+        batches = self._aggregate(rows)
+        envelope = records.Envelope(
+            pane_us=self.pane_us,
+            histogram_scale=histogram.SCALE,
+            sources=sources,
+            inputs=[_range(at, self._inputs[at].account, rows[at]) for at in origins],
+            watermarks=[
+                records.SourceWatermark(
+                    at.topic,
+                    at.partition,
+                    self._inputs[at].source.watermark_us,
+                    self._inputs[at].source.provisional_us,
+                    self._inputs[at].source.state,
+                )
+                for at in origins
+            ],
+        )
+        messages = [
+            Message(
+                topics.PARTIALS, p, records.encode(batch, envelope), headers=schema.headers(schema.PARTIALS)
+            )
+            for p, batch in enumerate(batches)
+        ]
+        messages += [
+            Message(
+                topics.DEAD_LETTERS,
+                letter.offset % self.partitions,
+                dead_letters.encode(letter),
+                headers=schema.headers(schema.DEAD_LETTER),
+            )
+            for letter in self._dead
+        ]
+        positions = {}
+        read = 0
+        for at, one in self._inputs.items():
+            source = one.source
+            metadata = Resume(source.watermark_us, source.provisional_us, one.written_ms)
+            positions[at] = Position(one.account.end, msgspec.json.encode(metadata).decode())
+            read += one.account.read
+            self.counters.duplicates += one.account.duplicates
+            self.counters.dead += one.account.dead
+            one.account = _Account(one.account.end, one.account.end)
+            one.told = source
+        self.counters.events += read
+        self.abandon()
+        self._bound_memory()
+        return Step(messages, positions, read)
+
+    def abandon(self) -> None:
+        """Empty the open transaction (after it was committed, or together with ``drop`` of every partition)."""
+        self._batches, self._keep, self._origin, self._dead = [], [], [], []
+        self.pending_bytes = 0
+
+    def _aggregate(self, rows: Mapping[TopicPartition, list[int]]) -> list[pa.RecordBatch]:
+        """Partials of the open transaction per partition of ``partials``; adds to ``rows`` how many events of each input
+        went where."""
+        if not self._batches:
+            return [_EMPTY] * self.partitions
+        columns = partials.columns(self._batches, np.concatenate(self._keep))
+        result = partials.aggregate(columns, self.pane_us)
+        tenants, services = columns.values[0], columns.values[1]
+        home = np.fromiter(
+            (
+                self._home(tenants[t], services[s])
+                for t, s in zip(result.labels[0], result.labels[1], strict=True)
+            ),
+            np.int64,
+            len(result.pane),
+        )
+        start = 0
+        for at, batch in zip(self._origin, self._batches, strict=True):
+            groups = result.group_of[start : start + batch.num_rows]
+            start += batch.num_rows
+            counts = np.bincount(home[groups[groups >= 0]], minlength=self.partitions)
+            for p in range(self.partitions):
+                rows[at][p] += int(counts[p])
+        return [partials.rows(result, columns.values, home == p) for p in range(self.partitions)]
+
+    def _home(self, tenant: str, service: str) -> int:
+        key = (tenant, service)
+        if key not in self._partition_of:
+            if len(self._partition_of) >= _MEMORY_OF_HOMES:
+                self._partition_of.clear()
+            self._partition_of[key] = service_partition(tenant, service, self.partitions)
+        return self._partition_of[key]
+
+    def _bound_memory(self) -> None:
+        while sum(len(one.seen) for one in self._inputs.values()) > self.settings.dedup.max_ids:
+            fullest = max(self._inputs.values(), key=lambda one: len(one.seen))
+            self.counters.forgotten += fullest.seen.forget_oldest()
+
+
+_EMPTY = pa.RecordBatch.from_arrays(
+    [pa.array([], field.type) for field in records.SCHEMA], schema=records.SCHEMA
+)
+
+_MEMORY_OF_HOMES = 1_000_000
+"""Services whose partition is remembered, about 200 bytes each."""
+
+
+def _tells(source: watermark.Source) -> tuple[int, int, str]:
+    return source.watermark_us, source.provisional_us, source.state
+
+
+def _range(at: TopicPartition, account: _Account, rows: list[int]) -> records.InputRange:
+    return records.InputRange(
+        at.topic,
+        at.partition,
+        account.first,
+        account.end,
+        account.read,
+        account.duplicates,
+        account.dead,
+        rows,
+    )

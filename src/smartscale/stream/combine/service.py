@@ -1,0 +1,121 @@
+"""The combine process: reads ``events``, writes ``partials``, one transaction at a time."""
+
+from __future__ import annotations
+
+import logging
+
+from prometheus_client import Counter, Gauge
+
+from smartscale.clock import monotonic_s, wall_ms
+from smartscale.errors import RetryableError
+from smartscale.log.port import Poll, TopicPartition, Worker
+from smartscale.records import topics
+from smartscale.stage import Context
+from smartscale.stream.combine.core import Combiner, Resume
+from smartscale.stream.combine.third_party import decoder
+
+LOG = logging.getLogger(__name__)
+
+_COUNT_SOURCES_EVERY_S = 2.0
+"""Real seconds between two looks at how many input partitions there are: ``events`` may grow."""
+
+
+def run(context: Context) -> None:
+    """Work until ``context.stop``. Raises ``PermanentError`` when it cannot go on."""
+    log, settings = context.log, context.settings
+    inputs = [topics.EVENTS, *settings.combine.json_topics]
+    combiner = Combiner(settings, log.topics()[topics.PARTIALS].partitions, decoder(settings))
+    telemetry = _Telemetry(context)
+    worker = log.worker("combine", inputs, context.slot)
+    sources, counted_s = 0, float("-inf")
+    try:
+        while not context.stop.is_set():
+            try:
+                if monotonic_s() - counted_s > _COUNT_SOURCES_EVERY_S:
+                    known = log.topics()
+                    sources = sum(known[topic].partitions for topic in inputs if topic in known)
+                    counted_s = monotonic_s()
+                if _gather(context, worker, combiner) and combiner.has_news:
+                    step = combiner.finish(sources)
+                    with worker.transaction() as transaction:
+                        transaction.publish(step.messages)
+                        transaction.commit_positions(step.positions)
+                    telemetry.committed(combiner)
+                context.health.ready()
+            except RetryableError as error:
+                LOG.warning("combine waits and starts over from the committed positions: %s", error)
+                context.health.not_ready(str(error))
+                combiner.drop(combiner.owned)
+                combiner.abandon()
+                context.stop.wait(error.retry_after_s)
+                worker.rewind()
+    finally:
+        worker.close()
+
+
+def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
+    """Read for one transaction: as long as the settings allow, or until enough has been read. False if there is nothing to
+    commit because the assignment has just changed."""
+    settings = context.settings.combine
+    deadline_s = monotonic_s() + settings.transaction_s
+    while not context.stop.is_set():
+        left_s = deadline_s - monotonic_s()
+        left_bytes = settings.transaction_bytes - combiner.pending_bytes
+        if left_s <= 0 or left_bytes <= 0:
+            break
+        polled = worker.poll(left_s, left_bytes)
+        if polled.revoked or polled.assigned:
+            _reassign(context, worker, combiner, polled)
+            return False
+        now_us = context.clock.now_us()
+        for record in polled.records:
+            combiner.take(record, now_us)
+        combiner.at_end(polled.ends, now_us, wall_ms())
+    return bool(combiner.owned)
+
+
+def _reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll) -> None:
+    """Drop what was lost, build what was won. What the open transaction had read of others is read again."""
+    combiner.drop(polled.revoked)
+    if combiner.pending_bytes:
+        combiner.drop(combiner.owned)
+        combiner.abandon()
+        worker.rewind()
+        return
+    for at, committed in polled.assigned.items():
+        resume = combiner.assign(at, committed)
+        if committed is not None and resume is not None:
+            worker.seek(at, _replay_from(context, at, committed.offset, resume))
+        LOG.info("owns %s from %s", at, committed.offset if committed else "the beginning")
+
+
+def _replay_from(context: Context, at: TopicPartition, committed: int, resume: Resume) -> int:
+    """Where the deduplication window before the committed position begins."""
+    first_ms = resume.written_ms - round(context.settings.dedup.window_s * 1000)
+    return min(context.log.offset_at(at, first_ms), committed)
+
+
+class _Telemetry:
+    """Prometheus metrics of this process."""
+
+    def __init__(self, context: Context) -> None:
+        registry = context.health.registry
+        self._events = Counter("smartscale_combine_events", "Events read", registry=registry)
+        self._duplicates = Counter("smartscale_combine_duplicates", "Repeats found by id", registry=registry)
+        self._dead = Counter("smartscale_combine_dead_letters", "Events set aside", registry=registry)
+        self._forgotten = Counter(
+            "smartscale_combine_ids_forgotten",
+            "Ids forgotten early to stay within dedup.max_ids",
+            registry=registry,
+        )
+        self._owned = Gauge("smartscale_combine_partitions", "Input partitions owned", registry=registry)
+        self._told = (0, 0, 0, 0)
+
+    def committed(self, combiner: Combiner) -> None:
+        totals = combiner.counters
+        now = (totals.events, totals.duplicates, totals.dead, totals.forgotten)
+        counters = (self._events, self._duplicates, self._dead, self._forgotten)
+        for counter, value, before in zip(counters, now, self._told, strict=True):
+            counter.inc(value - before)
+        self._told = now
+        self._owned.set(len(combiner.owned))

@@ -1,0 +1,138 @@
+"""The keys of one partition: dense numbers for (tenant, service, kind, name), their roll-ups, and which are alive.
+
+A key is alive from its first pane with events until ``ttl`` after its last; an alive key gets windows of count zero
+while it is silent. ``last_us`` moves in strides of a quarter of the time to live, and every move is written to the topic
+``live-keys``, so a restart finds the very values that this process went by. The roll-up over all names of a
+(tenant, service, kind) is a key of its own, derived and never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from smartscale.records.metrics import LiveKey
+from smartscale.records.topics import ALL_NAMES
+
+Ints = npt.NDArray[np.int64]
+Key = tuple[str, str, str, str]
+
+
+class Keys:
+    """Numbers keys from 0; numbers are stable until ``compact``."""
+
+    def __init__(self, ttl_us: int) -> None:
+        self._ttl_us = ttl_us
+        self._number: dict[Key, int] = {}
+        self.names: list[Key] = []
+        self._rollup = np.zeros(64, np.int64)
+        self._first = np.zeros(64, np.int64)
+        self._last = np.zeros(64, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def rollup(self) -> Ints:
+        """The roll-up's number for each key, shape (n,); a roll-up is its own."""
+        return self._rollup[: len(self.names)]
+
+    @property
+    def first_us(self) -> Ints:
+        """Start of life, shape (n,)."""
+        return self._first[: len(self.names)]
+
+    @property
+    def last_us(self) -> Ints:
+        """End of the last pane known to hold events (in strides), shape (n,)."""
+        return self._last[: len(self.names)]
+
+    def number(self, key: Key) -> int:
+        """The key's number; a new key is added, with its roll-up, not alive yet."""
+        found = self._number.get(key)
+        if found is None:
+            tenant, service, kind, _ = key
+            rollup = self._number.get((tenant, service, kind, ALL_NAMES))
+            if rollup is None:
+                rollup = self._add((tenant, service, kind, ALL_NAMES))
+                self._rollup[rollup] = rollup
+            found = self._add(key)
+            self._rollup[found] = rollup
+        return found
+
+    def _add(self, key: Key) -> int:
+        number = len(self.names)
+        if number == len(self._rollup):
+            for name in ("_rollup", "_first", "_last"):
+                setattr(self, name, np.concatenate((getattr(self, name), np.zeros(number, np.int64))))
+        self._number[key] = number
+        self.names.append(key)
+        self._first[number] = self._last[number] = _NEVER
+        return number
+
+    def saw(self, keys: Ints, start_us: int, end_us: int) -> Ints:
+        """A pane [start, end) holds events of these keys; returns the keys whose life must be written."""
+        last = self._last[keys]
+        moved: Ints = keys[
+            (last == _NEVER) | (end_us > last + self._ttl_us // 4) | (start_us < self._first[keys])
+        ]
+        for key in moved.tolist():
+            self._live(key, start_us, end_us)
+            self._live(int(self._rollup[key]), start_us, end_us)
+        return moved
+
+    def restore(self, live: LiveKey) -> None:
+        """A key as ``live-keys`` tells it."""
+        key = self.number((live.tenant, live.service, live.kind, live.name))
+        self._live(key, live.first_us, live.last_us)
+        self._live(int(self._rollup[key]), live.first_us, live.last_us)
+
+    def _live(self, key: int, start_us: int, end_us: int) -> None:
+        if self._last[key] == _NEVER or start_us > self._last[key] + self._ttl_us:
+            self._first[key], self._last[key] = start_us, end_us
+        elif end_us >= self._first[key] - self._ttl_us:
+            self._first[key] = min(start_us, self._first[key])
+            self._last[key] = max(end_us, self._last[key])
+
+    def record(self, key: int) -> LiveKey:
+        tenant, service, kind, name = self.names[key]
+        return LiveKey(tenant, service, kind, name, int(self._first[key]), int(self._last[key]))
+
+    def alive(self, start_us: int, end_us: int) -> npt.NDArray[np.bool_]:
+        """Which keys get a row in the window [start, end) even without events, shape (n,)."""
+        last = self.last_us
+        alive: npt.NDArray[np.bool_] = (
+            (last != _NEVER) & (self.first_us < end_us) & (start_us < last + self._ttl_us)
+        )
+        return alive
+
+    def next_life_us(self, after_us: int) -> int | None:
+        """The earliest start of a life after ``after_us``."""
+        later = self.first_us[self.first_us > after_us]
+        return int(later.min()) if len(later) else None
+
+    def expired(self, before_us: int) -> Ints:
+        """Keys whose life ended before ``before_us``, shape (k,)."""
+        last = self.last_us
+        return np.flatnonzero((last != _NEVER) & (last + self._ttl_us < before_us))
+
+    def compact(self, forget: Sequence[int]) -> Ints:
+        """Forget keys (and roll-ups that have no name left); returns the new number of each old one, -1 if gone."""
+        gone = np.zeros(len(self.names), np.bool_)
+        gone[list(forget)] = True
+        kept_names = ~gone & (self.rollup != np.arange(len(self.names)))
+        keep = kept_names.copy()
+        keep[self.rollup[kept_names]] = True
+        moved = np.where(keep, np.cumsum(keep) - 1, -1)
+        rollup, first, last = moved[self.rollup[keep]], self.first_us[keep], self.last_us[keep]
+        self.names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
+        self._number = {name: number for number, name in enumerate(self.names)}
+        self._rollup, self._first, self._last = (
+            np.concatenate((values, np.zeros(64, np.int64))) for values in (rollup, first, last)
+        )
+        return moved
+
+
+_NEVER = -(1 << 62)
