@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KAFKA := .kafka/.ready
+DEMO := .demo/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup check test
+.PHONY: help setup demo test check bench soak kafka kafka-jars clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -15,9 +16,36 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+demo: $(READY) ## the closed loop on a ramp, a burst and a fault: two minutes, ends by itself
+	@mkdir -p $(DEMO)
+	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 10 --check \
+	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
+
+test: $(READY) $(KAFKA) ## all tests, on a real Apache Kafka too
+	$(BIN)/pytest
+
 check: $(READY) ## format, lint, types, import contracts, quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m 'not kafka and not e2e and not slow'
+
+bench: $(READY) ## every benchmark, as JSON lines
+	@for script in $$(find benchmarks -name '*.py' ! -name '_*' | sort); do \
+	  echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
+
+soak: $(READY) $(KAFKA) ## the long runs
+	SMARTSCALE_SOAK=1 $(BIN)/pytest -m 'e2e or slow' --timeout 7200
+
+kafka: $(READY) $(KAFKA) ## a local Apache Kafka in the foreground, at 127.0.0.1:9092
+	$(BIN)/python -m smartscale.testing.kafka_broker --port 9092
+
+kafka-jars: $(KAFKA) ## fetch Apache Kafka's jars into .kafka
+$(KAFKA): tools/kafka/pom.xml
+	mvn -q -B -f tools/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka/libs
+	@touch $@
+
+clean: ## remove what was generated here
+	rm -rf $(VENV) .kafka .run .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,11 +19,12 @@ from typing import Final
 import msgspec
 from prometheus_client import ProcessCollector
 
-from smartscale.clock import Anchor, Clock, ScaledClock, WallClock
+from smartscale.clock import Anchor, Clock, ScaledClock, WallClock, monotonic_s
 from smartscale.config import Settings
-from smartscale.errors import ConfigError, SmartScaleError, UserError
+from smartscale.errors import ConfigError, RetryableError, SmartScaleError, UserError
 from smartscale.log import open_log
 from smartscale.log.port import Log, Message, TopicPartition
+from smartscale.log.topics import specs
 from smartscale.records import schema, topics
 from smartscale.stage import Context
 from smartscale.telemetry import lifeline
@@ -47,6 +48,9 @@ STAGES: Final = {
 }
 """Every stage and the module whose ``run(context)`` it is; imported only when it is to run."""
 
+PATIENCE_S: Final = 5.0
+"""Real seconds that new topics get; a broker elects their leaders within milliseconds."""
+
 _CLOCK_AT: Final = TopicPartition(topics.CLOCK, 0)
 
 
@@ -58,7 +62,24 @@ def stage(name: str) -> Run:
 
 def opened(settings: Settings) -> Log:
     """The event log that the settings name; the caller closes it."""
-    return open_log(settings.log)
+    return open_log(settings.log, settings.kafka)
+
+
+def prepare(event_log: Log, settings: Settings) -> None:
+    """Create and verify every topic, and wait until they can be used (a new topic on Kafka has no leader yet).
+
+    Raises ``TopicMismatch``, or ``RetryableError`` if the log cannot be reached."""
+    event_log.create(specs(settings))
+    began_s = monotonic_s()
+    while True:
+        try:
+            for name, spec in event_log.topics().items():
+                event_log.bounds([TopicPartition(name, p) for p in range(spec.partitions)])
+            return
+        except RetryableError as error:
+            if monotonic_s() - began_s > PATIENCE_S:
+                raise
+            threading.Event().wait(min(error.retry_after_s, 0.2))
 
 
 def open_clock(event_log: Log) -> Clock:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 from rich.table import Table
 
-from smartscale import config
+from smartscale import app, config
 from smartscale.log.port import Log, TopicPartition, lag
-from smartscale.log.topics import specs
 from smartscale.records import topics
 
 GROUPS = {
@@ -33,7 +32,7 @@ class TopicState(msgspec.Struct, frozen=True):
 
 def create_and_describe(log: Log, settings: config.Settings) -> list[TopicState]:
     """Create what is missing, verify the rest, and tell about all. Raises ``TopicMismatch``."""
-    log.create(specs(settings))
+    app.prepare(log, settings)
     states = []
     for name, spec in sorted(log.topics().items()):
         bounds = log.bounds([TopicPartition(name, p) for p in range(spec.partitions)])

@@ -25,7 +25,6 @@ from smartscale import app, clock
 from smartscale.clock import MICROS, Anchor, Clock
 from smartscale.config import Settings
 from smartscale.errors import ConfigError, PolicyError
-from smartscale.log.topics import specs
 from smartscale.supervisor import ports
 from smartscale.supervisor.children import Children, Command
 from smartscale.supervisor.observer import Observer, Seen
@@ -114,7 +113,7 @@ def _prepare(options: Options, directory: RunDirectory) -> _Prepared:
     _check_policies(settings)
     event_log = app.opened(settings)
     try:
-        event_log.create(specs(settings))
+        app.prepare(event_log, settings)
         if options.speed is not None:
             now_us = clock.wall_ms() * 1000
             app.write_anchor(event_log, Anchor(now_us, options.speed, now_us))
