@@ -22,7 +22,6 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
-from smartscale.clock import parse_iso_us
 from smartscale.errors import ConfigError, UserError
 from smartscale.stage import Context
 from smartscale.telemetry import logs
@@ -140,10 +139,6 @@ def sample(
     url: Annotated[
         str, typer.Option("--url", help="Where the ingest stage listens.")
     ] = "http://127.0.0.1:8070",
-    start: Annotated[
-        str | None,
-        typer.Option("--start", metavar="TIME", help="World time of the load's start (default: now)."),
-    ] = None,
     slot: SlotOption = "0",
     port: PortOption = 0,
     log: LogOption = None,
@@ -160,17 +155,9 @@ def sample(
     def run(context: Context) -> None:
         from smartscale.sample import service
 
-        start_us = _instant(start) if start else context.clock.now_us()
-        service.run(context, load.starting_at(start_us), url)
+        service.run(context, load, url)
 
     _run_stage("sample", slot, port, log, config, log_format, run=run)
-
-
-def _instant(text: str) -> int:
-    try:
-        return parse_iso_us(text)
-    except ValueError as error:
-        raise UserError(f"--start {text!r}: {error}; use ISO 8601, such as 2026-01-31T12:00:00Z") from error
 
 
 @cli.command(epilog="Example: smartscale topics --log kafka://127.0.0.1:9092")
@@ -297,7 +284,7 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline on this machine until Ctrl-C, or until the load given has ended."""
-    from smartscale.cli.loads import injected, service_load
+    from smartscale.cli.loads import service_load
     from smartscale.supervisor.up import Options
     from smartscale.supervisor.up import up as run_up
 
@@ -314,7 +301,6 @@ def up(
         config=config,
         directory=directory,
         load=words,
-        faults=injected(load) if load else [],
         speed=speed,
         for_s=for_s,
         keep_running=keep_running,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smartscale.clock import MICROS
 from smartscale.errors import UserError
 from smartscale.producer import profiles, rates
 from smartscale.producer.profiles import Load
-from smartscale.supervisor.summary import Injected
 
 REPLAYED_SERVICE = "shop"
 """The service that a replayed curve of rates is the load of; ``examples/policies`` scales it."""
@@ -23,14 +21,3 @@ def service_load(profile: Path | None, replay: Path | None, peak_per_s: float) -
     if replay is not None:
         return Load(rates.from_csv(replay, peak_per_s), [profiles.Service(name=REPLAYED_SERVICE)])
     return None
-
-
-def injected(load: Load) -> list[Injected]:
-    """The ground truth in the load, in microseconds from its start."""
-    return [
-        Injected(
-            fault.service, fault.kind, round(fault.start_s * MICROS),
-            round((fault.start_s + fault.duration_s) * MICROS),
-        )
-        for fault in load.faults
-    ]  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from smartscale.supervisor.run_directory import RunDirectory
@@ -45,11 +45,6 @@ class Children:
         self._probes: dict[str, Future[Probed]] = {}
         self._pool = ThreadPoolExecutor(max(1, len(commands)), thread_name_prefix="probe")
         self._lifeline, self._held = os.pipe()
-
-    def add_arguments(self, name: str, arguments: Sequence[str]) -> None:
-        """Further arguments for every start from now on."""
-        command = self._commands[name]
-        self._commands[name] = replace(command, arguments=[*command.arguments, *arguments])
 
     def start(self, name: str) -> None:
         command = self._commands[name]

@@ -42,12 +42,32 @@ class Verdict(msgspec.Struct, frozen=True):
     classes: list[str]
 
 
-class LoadSummary(msgspec.Struct, frozen=True):
-    """What the sample service wrote about its run: ``summary.json`` in its directory."""
+class ServiceLoad(msgspec.Struct, frozen=True):
+    """One service under load: seconds in which arrivals exceeded the ready capacity or requests failed for want
+    of it, and replica-seconds from their start, both of world time."""
 
     requests: int
     overload_s: float
     replica_s: float
+
+
+class LoadSummary(msgspec.Struct, frozen=True):
+    """What the sample service wrote about its run: ``summary.json`` in its directory."""
+
+    services: list[ServiceLoad]
+    faults: list[Injected]
+
+    @property
+    def overload_s(self) -> float:
+        return sum(service.overload_s for service in self.services)
+
+    @property
+    def replica_hours(self) -> float:
+        return sum(service.replica_s for service in self.services) / 3600
+
+    @property
+    def requests(self) -> int:
+        return sum(service.requests for service in self.services)
 
 
 class Summary(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ from smartscale.supervisor import ports
 from smartscale.supervisor.children import Children, Command
 from smartscale.supervisor.observer import Observer, Seen
 from smartscale.supervisor.run_directory import RunDirectory
-from smartscale.supervisor.summary import Injected, Summary, judge, read_load_summary, table
+from smartscale.supervisor.summary import Summary, judge, read_load_summary, table
 from smartscale.supervisor.table import (
     Action,
     Drained,
@@ -62,14 +62,13 @@ DRAIN_MAX_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person asked of ``up``. ``load`` are the words after ``smartscale sample`` that name the load;
-    ``faults`` the ground truth in it, relative to its start. ``for_s`` is real seconds."""
+    """What a person asked of ``up``. ``load`` are the words after ``smartscale sample`` that name the load.
+    ``for_s`` is real seconds."""
 
     settings: Settings
     config: Path | None
     directory: Path
     load: list[str] | None = None
-    faults: list[Injected] = field(default_factory=list)
     speed: float | None = None
     for_s: float | None = None
     keep_running: bool = False
@@ -131,6 +130,7 @@ def _prepare(options: Options, directory: RunDirectory) -> _Prepared:
         taken["ingest", 0] = settings.ingest.port
     ingest_port = taken["ingest", 0]
     sample_directory = _sample_directory(settings, directory)
+    (sample_directory / "summary.json").unlink(missing_ok=True)  # of an earlier run
     environment = {
         "SMARTSCALE_LOG": settings.log,
         "SMARTSCALE_INGEST__PORT": str(ingest_port),
@@ -179,7 +179,7 @@ def _sample_directory(settings: Settings, directory: RunDirectory) -> Path:
 def _stop_replicas(settings: Settings) -> None:
     from smartscale.actuators import processes
 
-    processes.stop_all(Path(settings.sample.directory))
+    processes.stop_all(Path(settings.sample.directory) / "replicas")
 
 
 @contextmanager
@@ -219,7 +219,6 @@ class _Run:
         self._table = new_table(prepared.specs, _drain_limit_s(prepared))
         self._signals_seen = 0
         self._round_at_drain: int | None = None
-        self._load_start_us: int | None = None
         self._wait = threading.Event()
 
     def run(self) -> int:
@@ -264,9 +263,6 @@ class _Run:
     def _do(self, action: Action) -> None:
         match action:
             case Start(name):
-                if self._is_load(name) and self._load_start_us is None:
-                    self._load_start_us = self.prepared.world.now_us()
-                    self.children.add_arguments(name, ["--start", clock.iso(self._load_start_us)])
                 self.children.start(name)
             case Terminate(name):
                 self.children.terminate(name)
@@ -274,9 +270,6 @@ class _Run:
                 self.children.kill(name)
             case Tell(level, text):
                 self._tell(level, text)
-
-    def _is_load(self, name: str) -> bool:
-        return self._table.processes[name].spec.is_load
 
     def _asked(self, elapsed_s: float) -> list[Input]:
         """What people, limits and the ledger ask for now."""
@@ -341,16 +334,14 @@ class _Run:
     def _summary(self) -> Summary:
         seen, _ = self.observer.look()
         books = seen.books
-        start_us = self._load_start_us or 0
-        injected = [
-            Injected(f.service, f.kind, start_us + f.start_us, start_us + f.end_us)
-            for f in self.options.faults
-        ]
+        load = read_load_summary(Path(self.prepared.settings.sample.directory))
         reach_us = round(2 * max(self.options.settings.windows.tumbling_s[:1]) * MICROS)
         verdicts, others = judge(
-            injected, list(seen.model.incidents.values()), self.prepared.world.now_us(), reach_us
+            load.faults if load else [],
+            list(seen.model.incidents.values()),
+            self.prepared.world.now_us(),
+            reach_us,
         )
-        sample = read_load_summary(Path(self.prepared.settings.sample.directory))
         return Summary(
             accepted=books.accepted if books else 0,
             windowed=books.windowed if books else 0,
@@ -365,9 +356,9 @@ class _Run:
             false_incidents=others,
             scale_outs=seen.scale_outs,
             scale_ins=seen.scale_ins,
-            overload_s=sample.overload_s if sample else None,
-            replica_hours=sample.replica_s / 3600 if sample else None,
-            requests=sample.requests if sample else None,
+            overload_s=load.overload_s if load else None,
+            replica_hours=load.replica_hours if load else None,
+            requests=load.requests if load else None,
             restarts=sum(p.restarts for p in self._table.processes.values()),
             failures=self._failures(seen),
         )
