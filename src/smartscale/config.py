@@ -283,6 +283,7 @@ def _check(settings: Settings) -> None:
             settings.ingest.compression in ("lz4", "zstd", "none"),
             "ingest.compression must be lz4, zstd or none",
         ),
+        (len(settings.ingest.user_key.encode()) <= 64, "ingest.user_key must have at most 64 bytes"),
         (settings.time.out_of_orderness_s >= 0, "time.out_of_orderness_s must not be negative"),
         (settings.time.allowed_lateness_s >= 0, "time.allowed_lateness_s must not be negative"),
         (all(s > 0 for s in settings.windows.tumbling_s), "windows.tumbling_s must be above 0"),

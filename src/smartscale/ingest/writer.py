@@ -1,0 +1,213 @@
+"""The one thread that writes: it gathers what has come in, appends it to the log, and tells how that went.
+
+While one append is under way, the next round's events gather; so rounds grow with the load, and the cost of making
+them durable is shared. A failed round is given back to the clients (503), who send it again with the same ids.
+"""
+
+from __future__ import annotations
+
+import threading
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from smartscale.clock import Clock, monotonic_s
+from smartscale.errors import FatalLogError, SmartScaleError, UnknownTopic
+from smartscale.ingest.admission import Ticket
+from smartscale.ingest.batching import Packed, Packing, Parcel, pack
+from smartscale.log.port import Log, Message, Publisher
+from smartscale.records import schema, topics
+from smartscale.records.events import Heartbeat
+from smartscale.telemetry.health import Health
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The events of one request on their way into the log. ``future`` belongs to the event loop."""
+
+    parcel: Parcel
+    ticket: Ticket
+    future: Future[Exception | None]
+
+
+Outcome = tuple[Job, Exception | None]
+"""A job and None once it is durable, or what kept it out."""
+
+
+class Writer(threading.Thread):
+    """Writes jobs and heartbeats. Only ``put``, ``beat`` and ``close`` may be called from other threads.
+
+    ``report`` gets every job exactly once, also those that come to nothing because the thread has ended; then
+    ``failure`` says why, if it was an error. ``ended`` is called at the end."""
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        health: Health,
+        packing: Packing,
+        linger_s: float,
+        report: Callable[[Sequence[Outcome]], None],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(name="writer", daemon=True)
+        self.failure: Exception | None = None
+        self._log, self._clock, self._health = log, clock, health
+        self._packing, self._linger_s, self._report, self._on_end = packing, linger_s, report, ended
+        self._metrics = _Metrics(health.registry)
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._events = 0
+        self._first_s = 0.0
+        self._heartbeat: Heartbeat | None = None
+        self._closing = False
+        self._ended = False
+        self._publisher: Publisher | None = None
+        self._partitions = 0
+        self._turn = 0
+
+    def put(self, job: Job) -> None:
+        """Take a job; the caller has bounded how many there are."""
+        with self._changed:
+            if not self._ended:
+                if not self._jobs:
+                    self._first_s = monotonic_s()
+                self._jobs.append(job)
+                self._events += len(job.parcel.events)
+                self._changed.notify()
+                return
+        self._report([(job, _unwritten(self.failure))])
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Write this heartbeat with the next round; it replaces one that still waits."""
+        with self._changed:
+            self._heartbeat = heartbeat
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write what is there and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        try:
+            while self._round():
+                pass
+        except Exception as error:  # noqa: BLE001 -- told to whoever waits, then to the service, which raises it
+            self.failure = error
+        finally:
+            if self._publisher is not None:
+                self._publisher.close()
+            with self._changed:
+                left, self._jobs = list(self._jobs), deque()
+                self._ended = True
+            self._report([(job, _unwritten(self.failure)) for job in left])
+            self._on_end()
+
+    def _round(self) -> bool:
+        """Write once; False if there is nothing more to come."""
+        jobs, heartbeat = self._gather()
+        if not jobs and heartbeat is None:
+            return False
+        try:
+            errors = self._write(jobs, heartbeat)
+        except Exception as error:
+            self._report([(job, _unwritten(error)) for job in jobs])
+            raise
+        self._report([(job, errors.get(i)) for i, job in enumerate(jobs)])
+        return True
+
+    def _gather(self) -> tuple[list[Job], Heartbeat | None]:
+        """What there is to write; waits for the first of it, and then a little for more."""
+        full = self._packing.record_events * max(1, self._partitions)
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._heartbeat or self._closing)
+            if self._jobs:
+                linger_s = self._first_s + self._linger_s - monotonic_s()
+                self._changed.wait_for(lambda: self._events >= full or self._closing, max(0.0, linger_s))
+            jobs: list[Job] = []
+            taken = 0
+            while self._jobs and taken < full:
+                jobs.append(self._jobs.popleft())
+                taken += len(jobs[-1].parcel.events)
+            self._events -= taken
+            self._first_s = monotonic_s()
+            if self._jobs and self._heartbeat is not None and self._heartbeat.leaving:
+                return jobs, None  # it must be the last thing that this process writes
+            heartbeat, self._heartbeat = self._heartbeat, None
+        return jobs, heartbeat
+
+    def _write(self, jobs: Sequence[Job], heartbeat: Heartbeat | None) -> dict[int, Exception]:
+        """The errors of the jobs (by place) that are not durable. Raises what ends the process."""
+        try:
+            publisher = self._connected(refresh=heartbeat is not None)
+            packed = self._packed(jobs)
+            beats = [] if heartbeat is None else _heartbeats(heartbeat, self._partitions)
+            with self._metrics.append_seconds.time():
+                answers = publisher.append([record.message for record in packed] + beats)
+        except FatalLogError:
+            raise
+        except SmartScaleError as error:
+            self._health.not_ready(str(error))
+            return dict.fromkeys(range(len(jobs)), error)
+        failed = [answer for answer in answers if isinstance(answer, Exception)]
+        for answer in failed:
+            if isinstance(answer, FatalLogError) or not isinstance(answer, SmartScaleError):
+                raise answer
+        if failed:
+            self._health.not_ready(str(failed[0]))
+        else:
+            self._health.ready()
+        self._metrics.wrote(packed)
+        return {
+            i: answer
+            for record, answer in zip(packed, answers, strict=False)
+            if isinstance(answer, Exception)
+            for i in record.parcels
+        }
+
+    def _connected(self, refresh: bool) -> Publisher:
+        if refresh or not self._partitions:
+            found = self._log.topics().get(topics.EVENTS)
+            if found is None:
+                raise UnknownTopic("the log has no topic 'events' yet: run `smartscale topics`")
+            self._partitions = found.partitions
+        if self._publisher is None:
+            self._publisher = self._log.publisher()
+        return self._publisher
+
+    def _packed(self, jobs: Sequence[Job]) -> list[Packed]:
+        if not jobs:
+            return []
+        packed, self._turn = pack(
+            [job.parcel for job in jobs], self._packing, self._partitions, self._turn, self._clock.now_us()
+        )
+        return packed
+
+
+def _unwritten(cause: Exception | None) -> Exception:
+    return FatalLogError(f"the writer has ended: {cause or 'this process is stopping'}")
+
+
+def _heartbeats(heartbeat: Heartbeat, partitions: int) -> list[Message]:
+    value = msgspec.json.encode(heartbeat)
+    headers = schema.headers(schema.HEARTBEAT, process=heartbeat.process)
+    return [Message(topics.EVENTS, p, value, headers=headers) for p in range(partitions)]
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.append_seconds = Histogram(
+            "smartscale_ingest_append_seconds", "Time to make a round durable", registry=registry
+        )
+        self.records = Counter("smartscale_ingest_records", "Records of events written", registry=registry)
+        self.bytes = Counter("smartscale_ingest_record_bytes", "Bytes of these records", registry=registry)
+
+    def wrote(self, packed: Sequence[Packed]) -> None:
+        self.records.inc(len(packed))
+        self.bytes.inc(sum(len(record.message.value) for record in packed))
