@@ -471,16 +471,16 @@ class TestGroups:
         late = harness.worker(topic)
         first_records(late, 1)
         with leaving(harness.worker(topic)) as worker:
-            until_assigned(worker, 1)
             with pytest.raises((Fenced, FatalLogError)):
                 with late.transaction() as transaction:
                     transaction.publish([Message(sink, 0, b"late")])
                     transaction.commit_positions({at: Position(1, "late")})
+            late.close()
+            until_assigned(worker, 1)
             with worker.transaction() as transaction:
                 transaction.commit_positions({at: Position(1, "successor")})
             assert harness.log.committed(harness.group) == {at: Position(1, "successor")}
             assert harness.read_all(TopicPartition(sink, 0)) == []
-            late.close()
 
     def test_new_partitions_find_an_owner(self, harness: LogHarness) -> None:
         topic = harness.topic(partitions=1)
