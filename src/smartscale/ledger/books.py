@@ -1,0 +1,229 @@
+"""The ledger's arithmetic: records of four topics in, one balance out.
+
+accepted = windowed + late + dead + duplicates + in flight + **difference**, and the difference is 0 unless the log lost or
+doubled something. No term comes from a process's counter, and *in flight* is not what is left over but is counted:
+
+- **accepted**: events stated by the records of the input topics.
+- Each combine transaction writes a copy of its accounts to every partition of ``partials``; it is *settled* once all
+  copies have been read (or a later transaction of the same input is: then a copy is missing, and shows). Settled
+  transactions cover a prefix of each input partition, so first check: accepted events in the prefix = counts in the rows of
+  the settled records + duplicates + dead.
+- Each window transaction ends with its progress. Second check, per partition of ``partials``: counts in the rows before the
+  progress' position = counts in final rows of the shortest tumbling window (roll-ups left out) + late + counts in rows
+  whose window is not final yet (*open*).
+- **in flight** = events after the prefixes + rows settled but not yet read by window + open.
+
+The difference is the sum of what the two checks miss, so it is 0 at every cut, however far each stage has come, if the
+topics are read downstream first: ``metrics``, ``dead-letters``, ``partials``, inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import pyarrow as pa
+
+from smartscale.log.port import Record
+from smartscale.records import dead_letters, metrics, partials, schema
+from smartscale.records.events import event_count
+from smartscale.records.topics import ALL_NAMES
+from smartscale.stream.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Numbers of events at one cut of the log. ``in_flight`` = ``unread`` + ``between`` + ``open``."""
+
+    accepted: int
+    windowed: int
+    late: int
+    dead: int
+    duplicates: int
+    unread: int
+    """Not yet read by combine."""
+    between: int
+    """In partials not yet read by window."""
+    open: int
+    """In windows that are not final yet."""
+    difference: int
+
+    @property
+    def in_flight(self) -> int:
+        return self.unread + self.between + self.open
+
+
+class _Open(msgspec.Struct):
+    """A combine transaction of which not all copies have been read."""
+
+    inputs: list[partials.InputRange]
+    copies: set[int]
+    rows: int
+
+
+class _Input(msgspec.Struct):
+    """One input partition: events by record, from the settled prefix on."""
+
+    accepted: int = 0
+    settled_end: int = 0
+    unread: dict[int, int] = {}
+
+
+class _Partition(msgspec.Struct):
+    """One partition of ``partials`` and ``metrics``."""
+
+    position: int = 0
+    final_us: int = 0
+    read_rows: int = 0
+    windowed: int = 0
+    late: int = 0
+    waiting_rows: dict[int, list[tuple[int, int]]] = {}
+    """By offset, of records that window has not read: (end of the base window, events)."""
+    waiting_late: dict[int, list[tuple[int, int]]] = {}
+    open: dict[int, int] = {}
+    """By end of the base window, of records that window has read: events in rows less late ones."""
+
+
+class Books(msgspec.Struct):
+    """The running state; plain data, so that it can be stored and resumed."""
+
+    copies: int
+    base: Window
+    inputs: dict[str, _Input] = {}
+    partitions: dict[int, _Partition] = {}
+    transactions: dict[str, _Open] = {}
+    settled_rows: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    next: dict[str, int] = {}
+    """Offset to read next, by ``topic/partition``."""
+
+    def take_metric(self, record: Record) -> None:
+        """A record of ``metrics``."""
+        one = self.partitions.setdefault(record.partition, _Partition())
+        kind = schema.schema_of(record.headers)
+        if kind == schema.METRIC:
+            row = _decode_row(record.value)
+            if row.final and row.name != ALL_NAMES and row.window == self.base.label:
+                one.windowed += row.count
+        elif kind == schema.PROGRESS:
+            progress = metrics.decode_progress(record.value)
+            one.position, one.final_us = progress.position, progress.final_us
+            self._read(one)
+
+    def take_dead_letter(self, record: Record) -> None:
+        """A record of ``dead-letters``: only what window found late is booked from here."""
+        letter = dead_letters.decode(record.value)
+        if letter.stage == "window" and letter.reason == dead_letters.LATE:
+            partition = int(letter.source.rpartition("/")[2])
+            one = self.partitions.setdefault(partition, _Partition())
+            one.waiting_late.setdefault(letter.offset, []).append(
+                (self._base_end(letter.pane_us), letter.count)
+            )
+            self._read(one)
+
+    def take_partials(self, record: Record) -> None:
+        """A record of ``partials``."""
+        one = self.partitions.setdefault(record.partition, _Partition())
+        envelope, batch = partials.decode(record.value)
+        rows = _by_pane(batch)
+        one.waiting_rows.setdefault(record.offset, []).extend((self._base_end(pane), n) for pane, n in rows)
+        self._read(one)
+        if not envelope.inputs:
+            return
+        identity = ";".join(f"{i.topic}/{i.partition}:{i.first}-{i.end}" for i in envelope.inputs)
+        known = self.transactions.setdefault(identity, _Open(envelope.inputs, set(), 0))
+        known.copies.add(record.partition)
+        known.rows += sum(n for _, n in rows)
+        if self._is_settled(known):  # another copy of what was settled before: doubled
+            self.settled_rows += known.rows
+            del self.transactions[identity]
+        elif len(known.copies) == self.copies:
+            self._settle(identity)
+
+    def take_input(self, record: Record) -> None:
+        """A record of an input topic."""
+        one = self.inputs.setdefault(str(record.at), _Input())
+        n = event_count(record.headers)
+        one.accepted += n
+        if n and record.offset >= one.settled_end:
+            one.unread[record.offset] = n
+
+    def balance(self) -> Balance:
+        """The balance at the cut up to which records have been taken."""
+        accepted = sum(one.accepted for one in self.inputs.values())
+        unread = sum(sum(one.unread.values()) for one in self.inputs.values())
+        read_rows = sum(one.read_rows for one in self.partitions.values())
+        windowed = sum(one.windowed for one in self.partitions.values())
+        late = sum(one.late for one in self.partitions.values())
+        open_ = sum(sum(one.open.values()) for one in self.partitions.values())
+        between = self.settled_rows - read_rows
+        accounted = windowed + late + self.dead + self.duplicates + unread + between + open_
+        return Balance(
+            accepted, windowed, late, self.dead, self.duplicates, unread, between, open_, accepted - accounted
+        )
+
+    def _is_settled(self, one: _Open) -> bool:
+        ends = [
+            (i.end, self.inputs.setdefault(f"{i.topic}/{i.partition}", _Input()).settled_end)
+            for i in one.inputs
+        ]
+        return all(end <= settled for end, settled in ends) and any(i.end > i.first for i in one.inputs)
+
+    def _settle(self, identity: str) -> None:
+        """Book a transaction, and before it every earlier one of the same inputs that still misses a copy."""
+        one = self.transactions.pop(identity)
+        reach = {(i.topic, i.partition): i.first for i in one.inputs if i.end > i.first}
+        for other, older in list(self.transactions.items()):
+            if any(i.end > i.first and i.end <= reach.get((i.topic, i.partition), -1) for i in older.inputs):
+                del self.transactions[other]
+                self._book(older)
+        self._book(one)
+
+    def _book(self, one: _Open) -> None:
+        self.settled_rows += one.rows
+        for part in one.inputs:
+            self.duplicates += part.duplicates
+            self.dead += part.dead
+            known = self.inputs.setdefault(f"{part.topic}/{part.partition}", _Input())
+            known.settled_end = max(known.settled_end, part.end)
+            known.unread = {offset: n for offset, n in known.unread.items() if offset >= known.settled_end}
+
+    def _read(self, one: _Partition) -> None:
+        """Move what window has read by now from waiting to open, and what is final out of open."""
+        for waiting, sign in ((one.waiting_rows, 1), (one.waiting_late, -1)):
+            for offset in [offset for offset in waiting if offset < one.position]:
+                for end, n in waiting.pop(offset):
+                    if sign > 0:
+                        one.read_rows += n
+                    else:
+                        one.late += n
+                    one.open[end] = one.open.get(end, 0) + sign * n
+        one.open = {end: n for end, n in one.open.items() if end > one.final_us}
+
+    def _base_end(self, pane: int) -> int:
+        return next(self.base.ends_containing(pane))
+
+
+class _Row(msgspec.Struct):
+    """What the ledger reads of a metric row."""
+
+    name: str
+    window: str
+    count: int
+    final: bool
+
+
+_decode_row = msgspec.json.Decoder(_Row).decode
+
+
+def _by_pane(batch: pa.RecordBatch) -> list[tuple[int, int]]:
+    """(pane, events) of a batch of partials."""
+    if not batch.num_rows:
+        return []
+    totals = (
+        pa.table({"pane": batch.column("pane"), "count": batch.column("count")})
+        .group_by("pane")
+        .aggregate([("count", "sum")])
+    )
+    return list(zip(totals.column("pane").to_pylist(), totals.column("count_sum").to_pylist(), strict=True))

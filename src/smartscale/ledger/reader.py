@@ -1,0 +1,85 @@
+"""Keeps the books by reading the log, and stores them in it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from smartscale.config import Settings
+from smartscale.errors import OffsetOutOfRange
+from smartscale.ledger.books import Balance, Books
+from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, read_all
+from smartscale.records import schema, topics
+from smartscale.stream.windows import windows_of
+
+_KEY = b"books"
+
+
+class LedgerReader:
+    """The balance of a log, brought up to date by each ``update``.
+
+    Starts from the books stored in the topic ``ledger``, else from the beginning of every topic. Raises
+    ``OffsetOutOfRange`` if retention has removed what has not been booked: the books can then not be closed, and nobody
+    should believe they were."""
+
+    def __init__(self, log: Log, settings: Settings) -> None:
+        self._log = log
+        self._inputs = [topics.EVENTS, *settings.combine.json_topics]
+        self._books = _stored(log) or Books(
+            log.topics()[topics.PARTIALS].partitions, windows_of(settings.windows)[0]
+        )
+        self._reader: Reader = log.reader()
+
+    def update(self) -> Balance:
+        """Read every topic to its present end, downstream first, and balance."""
+        take = {
+            topics.METRICS: self._books.take_metric,
+            topics.DEAD_LETTERS: self._books.take_dead_letter,
+            topics.PARTIALS: self._books.take_partials,
+            **dict.fromkeys(self._inputs, self._books.take_input),
+        }
+        known = self._log.topics()
+        for topic, book in take.items():
+            if topic not in known:
+                continue
+            waiting = {TopicPartition(topic, p) for p in range(known[topic].partitions)}
+            self._reader.assign({at: self._next(at) for at in waiting})
+            while waiting:
+                polled = self._reader.poll(1.0)
+                for record in polled.records:
+                    book(record)
+                    self._books.next[str(record.at)] = record.offset + 1
+                waiting -= polled.ends
+        return self._books.balance()
+
+    def _next(self, at: TopicPartition) -> int:
+        if str(at) in self._books.next:
+            return self._books.next[str(at)]
+        begin = self._log.bounds([at])[at].begin
+        if begin > 0:
+            raise OffsetOutOfRange(
+                f"{at} begins at offset {begin}: retention has removed records that were never booked; start the ledger "
+                "with the pipeline, or raise topics.retention_bytes"
+            )
+        return begin
+
+    def store(self) -> None:
+        """Write the books to the log, so that the next reader goes on from here."""
+        publisher = self._log.publisher()
+        try:
+            value = msgspec.msgpack.encode(self._books)
+            message = Message(topics.LEDGER, 0, value, key=_KEY, headers=schema.headers(schema.SNAPSHOT))
+            for answer in publisher.append([message]):
+                if isinstance(answer, Exception):
+                    raise answer
+        finally:
+            publisher.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _stored(log: Log) -> Books | None:
+    latest: Record | None = None
+    for record in read_all(log, TopicPartition(topics.LEDGER, 0)):
+        latest = record
+    return msgspec.msgpack.decode(latest.value, type=Books) if latest is not None and latest.value else None
