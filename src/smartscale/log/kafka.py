@@ -69,6 +69,8 @@ COMMIT_S: Final = 30.0
 """Real. A commit whose outcome stays unknown this long ends the process: its successor reads it from the log."""
 PLACE_S: Final = 1.0
 """Real. How long a poll may wait beyond its time-out for the committed positions of new partitions."""
+SETTLE_S: Final = 2.0
+"""Real. How long ``committed`` waits for transactions under way; they end within milliseconds unless they hang."""
 SLICE_S: Final = 0.05
 """Real. How soon a waiting poll notices a change of the assignment."""
 BATCH: Final = 100
@@ -102,7 +104,13 @@ _CONSUMER: Mapping[str, object] = {
     "fetch.wait.max.ms": 100,  # an idle fetch ends after this: how soon an end is told and a seek takes effect
     "fetch.queue.backoff.ms": 5,  # a full read-ahead queue is filled again at once
     "fetch.error.backoff.ms": 100,
+    "max.poll.interval.ms": 30_000,  # a member that has not polled for so long hangs: its partitions move on
     "topic.metadata.refresh.interval.ms": 10_000,  # how soon added partitions are noticed by `classic` members
+}
+_CLASSIC: Mapping[str, object] = {
+    "group.protocol": "classic",
+    "partition.assignment.strategy": "cooperative-sticky",
+    "session.timeout.ms": 10_000,  # with the newer protocol this is set on the broker
 }
 _READ: Mapping[str, object] = {
     "isolation.level": "read_committed",
@@ -260,23 +268,33 @@ class KafkaLog:
         return found if found >= 0 else self._offsets([at], OffsetSpec.latest())[at]  # type: ignore[no-untyped-call]  # untyped in the library
 
     def committed(self, group: str) -> Mapping[TopicPartition, Position]:
-        request = [ck.ConsumerGroupTopicPartitions(group)]
+        # Positions that a transaction is just moving are waited for, so that a commit that has returned is seen;
+        # but not for one that hangs: what it moves is not committed.
+        # Partitions are named because Kafka leaves one out whose first position is just being committed.
+        counts, _ = self._metadata()
+        every = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
+        deadline = monotonic_s() + SETTLE_S
+        answer = self._group_positions(group, every, settled=True)
+        while any(at.error is not None for at in answer) and monotonic_s() < deadline:
+            self._client().poll(SLICE_S)
+            answer = self._group_positions(group, every, settled=True)
+        if any(at.error is not None for at in answer):
+            answer = self._group_positions(group, every, settled=False)
+        return {_ours(at): Position(at.offset, at.metadata or "") for at in answer if at.offset >= 0}
+
+    def _group_positions(
+        self, group: str, partitions: Sequence[TopicPartition], settled: bool
+    ) -> Sequence[ck.TopicPartition]:
         answers = self._results(
             f"read the positions of group {group}",
             self._client().list_consumer_group_offsets(
-                # Stable: a commit that has returned is seen, one that is under way is waited for.
-                request,
-                require_stable=True,
+                [ck.ConsumerGroupTopicPartitions(group, [_kafka(at) for at in partitions])],
+                require_stable=settled,
                 request_timeout=CALL_S,
             ),
             ignore=_E.GROUP_ID_NOT_FOUND,
         )
-        return {
-            _ours(at): Position(at.offset, at.metadata or "")
-            for answer in answers.values()
-            for at in answer.topic_partitions or ()
-            if at.offset >= 0
-        }
+        return [at for answer in answers.values() for at in answer.topic_partitions or ()]
 
     def close(self) -> None:
         self._admin = None
@@ -499,6 +517,9 @@ class KafkaPublisher:
         for index, message in enumerate(messages):
             try:
                 _produce(self._log, self._producer, message, deadline, answer(index))
+            except LogUnavailable as error:
+                answers[index:] = [error] * (len(messages) - index)
+                break
             except SmartScaleError as error:
                 answers[index] = error
         # The client gives up on each record at its delivery time-out, a second later it has told so.
@@ -506,9 +527,8 @@ class KafkaPublisher:
         return answers
 
     def close(self) -> None:
-        """Drop what no ``append`` waits for any more."""
-        self._producer.purge()
-        self._producer.flush(0)
+        """End the connections. Nothing is waited for: every ``append`` has done that."""
+        del self._producer
 
 
 @dataclass(slots=True)
@@ -636,9 +656,7 @@ class KafkaReader:
         self._log = log
         trouble = _Trouble()
         guarantees = {**_READ, "group.id": f"reader-{uuid.uuid4()}", "error_cb": trouble.heard}
-        self._consumer: ck.Consumer = log.made(
-            ck.Consumer, log.config(_CONSUMER, {**guarantees, "group.protocol": "classic"})
-        )
+        self._consumer: ck.Consumer = log.made(ck.Consumer, log.config(_CONSUMER, {**guarantees, **_CLASSIC}))
         self._trouble = trouble
         self._intake = _Intake(log, self._consumer, trouble)
 
@@ -682,6 +700,9 @@ class KafkaWorker:
             ),
         )
         try:
+            self._producer.list_topics(
+                timeout=CALL_S
+            )  # connected already, the next call need not wait for a retry
             self._producer.init_transactions(CALL_S)
         except ck.KafkaException as failure:
             raise log.translate(_error(failure), f"start as slot {slot} of group {group}") from failure
@@ -700,7 +721,7 @@ class KafkaWorker:
             _CONSUMER, {**_READ, **choice, "group.id": self._group, "error_cb": self._trouble.heard}
         )
         if config["group.protocol"] == "classic":
-            config |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": 10_000}
+            config = {**_CLASSIC, **config}
         self._protocol = config["group.protocol"]
         self._consumer: ck.Consumer = self._log.made(ck.Consumer, config)
         self._intake = _Intake(self._log, self._consumer, self._trouble)
@@ -818,8 +839,7 @@ class KafkaWorker:
 
     def close(self) -> None:
         self._consumer.close()
-        self._producer.purge()
-        self._producer.flush(0)
+        del self._producer  # ends its connections and threads
 
     # The transaction's side.
 
