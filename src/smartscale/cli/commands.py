@@ -295,7 +295,6 @@ def up(
     words = None
     if load is not None:
         words = ["--profile", str(profile)] if profile else ["--replay", str(replay), "--peak", f"{peak:g}"]
-    logs.set_up("up")
     options = Options(
         settings=chosen,
         config=config,

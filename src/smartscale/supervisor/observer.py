@@ -38,6 +38,10 @@ class Ledger(Protocol):
 
     def update(self) -> Books: ...
 
+    def store(self) -> None: ...
+
+    def close(self) -> None: ...
+
 
 @dataclass(slots=True)
 class Seen:
@@ -128,6 +132,11 @@ class Observer:
                     self._seen.trouble = str(error)
                 if self._stop.wait(2.0):
                     return
+            except Exception as error:
+                log.exception("the view failed: this is a bug; the stages run on")
+                with self._lock:
+                    self._seen.trouble = f"{type(error).__name__}: {error}"
+                return
 
     def _observe(self) -> None:
         event_log = app.opened(self._settings)
@@ -148,10 +157,12 @@ class Observer:
                         self._seen.books, self._seen.lags, self._seen.trouble = books, lags, None
                         self._seen.rounds += 1
                     if last:
+                        ledger.store()
                         return
                     last = self._stop.wait(EVERY_S)
             finally:
                 reader.close()
+                ledger.close()
         finally:
             event_log.close()
 

@@ -71,16 +71,17 @@ class LoadSummary(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """One run. ``latency_*``: real milliseconds from a window's end to its first result in the log, the
-    out-of-orderness bound included. ``failures`` says what does not hold; empty: all is well."""
+    """One run; the accounts are None if the ledger could not be read. ``latency_*``: real milliseconds from a
+    window's end to its first result in the log, the out-of-orderness bound included. ``failures`` says what does
+    not hold; empty: all is well."""
 
-    accepted: int
-    windowed: int
-    late: int
-    dead: int
-    duplicates: int
-    in_flight: int
-    difference: int
+    accepted: int | None
+    windowed: int | None
+    late: int | None
+    dead: int | None
+    duplicates: int | None
+    in_flight: int | None
+    difference: int | None
     latency_p50_ms: int | None
     latency_p99_ms: int | None
     injected: list[Verdict]
@@ -144,22 +145,23 @@ def judge(
 def table(summary: Summary) -> Table:
     """The summary for people."""
     shown = Table(title="summary", show_header=False, title_justify="left", title_style="bold")
-    balanced = "the books balance" if summary.difference == 0 and summary.in_flight == 0 else "CHECK"
     shown.add_row(
         "events",
-        f"{summary.accepted:,} accepted = {summary.windowed:,} windowed + {summary.late:,} late + {summary.dead:,} "
-        f"dead + {summary.duplicates:,} duplicates + {summary.in_flight:,} in flight",
+        f"{_number(summary.accepted)} accepted = {_number(summary.windowed)} windowed + {_number(summary.late)} late "
+        f"+ {_number(summary.dead)} dead + {_number(summary.duplicates)} duplicates + {_number(summary.in_flight)} "
+        "in flight",
     )
-    shown.add_row("ledger", f"difference {summary.difference:,}: {balanced}")
+    verdict = "the books balance" if summary.difference == 0 else "THE BOOKS DO NOT BALANCE"
+    shown.add_row("ledger", f"difference {_number(summary.difference)}: {verdict}")
     shown.add_row(
         "latency, window end to metric",
         f"p50 {_number(summary.latency_p50_ms)} ms, p99 {_number(summary.latency_p99_ms)} ms (real)",
     )
-    for verdict in summary.injected:
-        found = "found" if verdict.found else "NOT FOUND"
-        after = f" after {verdict.delay_s:.0f} s" if verdict.delay_s is not None else ""
-        told = f" (told as {', '.join(verdict.classes)})" if verdict.classes and not verdict.found else ""
-        shown.add_row(f"injected {verdict.kind}", f"{found} as {verdict.expected}{after}{told}")
+    for fault in summary.injected:
+        found = "found" if fault.found else "NOT FOUND"
+        after = f" after {fault.delay_s:.0f} s" if fault.delay_s is not None else ""
+        told = f" (told as {', '.join(fault.classes)})" if fault.classes and not fault.found else ""
+        shown.add_row(f"injected {fault.kind}", f"{found} as {fault.expected}{after}{told}")
     shown.add_row("other incidents", "\n".join(summary.false_incidents) or "none")
     shown.add_row("scaling", f"{summary.scale_outs} times out, {summary.scale_ins} times in")
     if summary.overload_s is not None and summary.replica_hours is not None:

@@ -5,8 +5,8 @@ Pure: ``step(table, inputs, now_s) -> (table, actions)``. Invariants:
 - A process that ends unasked is started again after a back-off that doubles with every failure in a row and is
   forgotten after ``HEALTHY_S`` of being ready.
 - Exit code 2 means that a person must act: it is told, and everything is stopped.
-- Processes stop in the order of their ``rank``: one rank has ended before the next is asked to. Between the
-  load and the stages the pipeline is given time to drain.
+- Processes stop in the order of their ``rank``: one rank has ended before the next is asked to. A ``Gate`` may
+  hold a rank back while the pipeline drains.
 - After ``Stop(at_once=True)`` everything is killed.
 """
 
@@ -26,9 +26,6 @@ STOP_LIMIT_S: Final = 15.0
 """A process that has not ended this long after SIGTERM is killed; a stage needs its last transaction, at most
 10 s on Kafka."""
 WRONG_INPUT: Final = 2
-
-LOAD_RANK: Final = 0
-"""The load stops first; then the pipeline drains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +60,22 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """Processes of ``rank`` and above are not asked to stop before ``Drained``, for at most ``limit_s``."""
+
+    rank: int
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Everything the supervisor remembers. ``stopping_s`` is when the stop began; ``exit_code`` what it ends with."""
+    """Everything the supervisor remembers. ``stopping_s`` is when the stop began, ``gate`` what is still waited
+    for, ``gate_since_s`` since when; ``exit_code`` is what it ends with."""
 
     processes: Mapping[str, Process]
-    drain_limit_s: float = 10.0
     stopping_s: float | None = None
-    drain_since_s: float | None = None
-    drained: bool = False
+    gate: Gate | None = None
+    gate_since_s: float | None = None
     exit_code: int = 0
     ended: bool = False
 
@@ -110,13 +115,12 @@ class Stop:
     reason: str
     at_once: bool = False
     exit_code: int = 0
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Everything accepted has been counted, or cannot be soon."""
-
-    reason: str = "everything accepted has been counted"
+    """What the gate waits for has come about."""
 
 
 Input = Exited | Probed | Stop | Drained
@@ -173,9 +177,9 @@ class _Draft:
         ]
 
 
-def table(specs: Iterable[Spec], drain_limit_s: float = 10.0) -> Table:
-    """All processes waiting to be started. ``drain_limit_s``: how long the pipeline may take to drain."""
-    return Table({spec.name: Process(spec) for spec in specs}, drain_limit_s)
+def table(specs: Iterable[Spec]) -> Table:
+    """All processes waiting to be started."""
+    return Table({spec.name: Process(spec) for spec in specs})
 
 
 def step(table: Table, inputs: Sequence[Input], now_s: float) -> tuple[Table, list[Action]]:
@@ -189,10 +193,8 @@ def step(table: Table, inputs: Sequence[Input], now_s: float) -> tuple[Table, li
                 _probed(draft, draft.processes[name], ready, reason, now_s)
             case Stop():
                 _stop(draft, seen, now_s)
-            case Drained(reason):
-                if draft.table.drain_since_s is not None and not draft.table.drained:
-                    draft.tell("info", f"drained: {reason}")
-                    draft.table = replace(draft.table, drained=True)
+            case Drained() if draft.table.gate_since_s is not None:
+                draft.table = replace(draft.table, gate=None, gate_since_s=None)
     if draft.table.stopping_s is None:
         _start_due(draft, now_s)
     else:
@@ -257,18 +259,14 @@ def _probed(draft: _Draft, process: Process, ready: bool, reason: str, now_s: fl
 def _stop(draft: _Draft, stop: Stop, now_s: float) -> None:
     if stop.at_once:
         draft.tell("warning", f"stopping at once: {stop.reason}")
-        draft.table = replace(
-            draft.table, stopping_s=draft.table.stopping_s or now_s, drained=True, drain_since_s=now_s,
-            exit_code=max(draft.table.exit_code, stop.exit_code),
-        )  # fmt: skip
+        began_s = now_s if draft.table.stopping_s is None else draft.table.stopping_s
+        draft.table = replace(draft.table, stopping_s=began_s, gate=None, gate_since_s=None)
         for process in draft.live():
             draft.actions.append(Kill(process.spec.name))
             draft.set(replace(process, phase=Phase.STOPPING, since_s=now_s))
     elif draft.table.stopping_s is None:
         draft.tell("info", f"stopping: {stop.reason}")
-        draft.table = replace(
-            draft.table, stopping_s=now_s, drained=stop.exit_code != 0, exit_code=stop.exit_code
-        )
+        draft.table = replace(draft.table, stopping_s=now_s, gate=stop.gate, exit_code=stop.exit_code)
 
 
 def _start_due(draft: _Draft, now_s: float) -> None:
@@ -288,7 +286,11 @@ def _stop_next(draft: _Draft, now_s: float) -> None:
     if rank is None:
         draft.table = replace(draft.table, ended=True)
         return
-    if rank > LOAD_RANK and not draft.table.drained and not _may_go_on(draft, now_s):
+    if (
+        draft.table.gate is not None
+        and rank >= draft.table.gate.rank
+        and not _may_go_on(draft, draft.table.gate, now_s)
+    ):
         return
     for process in draft.live():
         if process.spec.rank != rank:
@@ -304,18 +306,16 @@ def _stop_next(draft: _Draft, now_s: float) -> None:
             draft.set(replace(process, since_s=now_s))
 
 
-def _may_go_on(draft: _Draft, now_s: float) -> bool:
-    """Whether the wait for the pipeline to drain is over."""
-    since_s = draft.table.drain_since_s
+def _may_go_on(draft: _Draft, gate: Gate, now_s: float) -> bool:
+    """Whether the gate has been waited for long enough."""
+    since_s = draft.table.gate_since_s
     if since_s is None:
-        draft.table = replace(draft.table, drain_since_s=now_s)
+        draft.table = replace(draft.table, gate_since_s=now_s)
         return False
-    if now_s - since_s < draft.table.drain_limit_s:
+    if now_s - since_s < gate.limit_s:
         return False
-    draft.tell(
-        "warning", f"not drained within {draft.table.drain_limit_s:g} s; the next start carries on from here"
-    )
-    draft.table = replace(draft.table, drained=True)
+    draft.tell("warning", f"not drained within {gate.limit_s:g} s; the next start carries on from here")
+    draft.table = replace(draft.table, gate=None, gate_since_s=None)
     return True
 
 

@@ -33,6 +33,7 @@ from smartscale.supervisor.summary import Summary, judge, read_load_summary, tab
 from smartscale.supervisor.table import (
     Action,
     Drained,
+    Gate,
     Input,
     Kill,
     Phase,
@@ -44,6 +45,7 @@ from smartscale.supervisor.table import (
     step,
 )
 from smartscale.supervisor.table import table as new_table
+from smartscale.telemetry import logs
 from smartscale.view.terminal import Shown, StageLine, screen, summary_line
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ RANKS: Final = {LOAD: 0, "ingest": 1, "combine": 2, "window": 3, "ml": 4, "contr
 DRAIN_FLOOR_S: Final = 10.0
 """Real seconds that a pipeline may take to drain however fast its clock runs."""
 DRAIN_MAX_S: Final = 120.0
+"""Real seconds that are waited at most for the last windows; the minute's window at speed 1 needs about 95."""
+READ_GATE: Final = Gate(RANKS["combine"], 5.0)
+"""When a person asks for the end: what ingest wrote last is read, open windows stay open for the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def up(options: Options) -> int:
     are wrong. Raises ``UserError`` for what is wrong before anything was started.
     """
     with RunDirectory(options.directory) as directory:
+        logs.set_up("up", to=directory)
         prepared = _prepare(options, directory)
         children = Children(prepared.commands, directory)
         observer = Observer(options.settings, f"{options.settings.windows.tumbling_s[0]:g}s")
@@ -216,9 +222,11 @@ class _Run:
         self.signals: list[int] = []
         self.told: list[str] = []
         self.console = Console(stderr=options.as_json)
-        self._table = new_table(prepared.specs, _drain_limit_s(prepared))
+        if not self.console.is_terminal:
+            self.console.width = 120
+        self._table = new_table(prepared.specs)
         self._signals_seen = 0
-        self._round_at_drain: int | None = None
+        self._round_at_gate: int | None = None
         self._wait = threading.Event()
 
     def run(self) -> int:
@@ -273,34 +281,43 @@ class _Run:
 
     def _asked(self, elapsed_s: float) -> list[Input]:
         """What people, limits and the ledger ask for now."""
-        inputs: list[Input] = []
         if len(self.signals) > self._signals_seen:
             at_once = self._table.stopping_s is not None or len(self.signals) > 1
             self._signals_seen = len(self.signals)
-            inputs.append(Stop("asked again" if at_once else "asked to", at_once=at_once))
-        elif self._table.stopping_s is None:
+            return [Stop("asked again", at_once=True) if at_once else Stop("asked to", gate=READ_GATE)]
+        if self._table.stopping_s is None:
             if self._table.loads_ended and not self.options.keep_running:
-                inputs.append(Stop("the load has ended"))
-            elif self.options.for_s is not None and elapsed_s >= self.options.for_s:
-                inputs.append(Stop(f"the {self.options.for_s:g} s asked for are over"))
-        elif self._table.drain_since_s is not None and not self._table.drained and self._is_drained():
-            inputs.append(Drained())
-        return inputs
+                return [Stop("the load has ended", gate=self._counted_gate())]
+            if self.options.for_s is not None and elapsed_s >= self.options.for_s:
+                gate = self._counted_gate() if self.options.load else READ_GATE
+                return [Stop(f"the {self.options.for_s:g} s asked for are over", gate=gate)]
+        if (
+            self._table.gate is not None
+            and self._table.gate_since_s is not None
+            and self._is_drained(self._table.gate)
+        ):
+            return [Drained()]
+        return []
 
-    def _is_drained(self) -> bool:
-        """Everything accepted is counted, by a reading of the log that began after the load had ended."""
+    def _counted_gate(self) -> Gate:
+        """Ingest lives on, so that its heartbeats carry the watermark past the last event's last window."""
+        return Gate(RANKS["ingest"], _drain_limit_s(self.prepared))
+
+    def _is_drained(self, gate: Gate) -> bool:
+        """Whether all is counted (before ingest may stop) or at least read (before combine may), by a reading of
+        the log that began after the gate was reached."""
         seen, lock = self.observer.look()
         with lock:
-            if self._round_at_drain is None:
-                self._round_at_drain = seen.rounds
-            return (
-                seen.rounds >= self._round_at_drain + 2
-                and seen.books is not None
-                and seen.books.in_flight == 0
-            )
+            if self._round_at_gate is None:
+                self._round_at_gate = seen.rounds
+            if seen.rounds < self._round_at_gate + 2 or seen.books is None:
+                return False
+            if gate.rank == RANKS["ingest"]:
+                return seen.books.in_flight == 0
+            return seen.books.unread + seen.books.between == 0
 
     def _tell(self, level: str, text: str) -> None:
-        self.directory.write(f"{clock.iso(clock.wall_ms() * 1000)[11:23]} {level:<7} up: {text}")
+        log.log(_LEVELS[level], "%s", text)
         self.told = [*self.told, text][-20:]
         if not self.console.is_terminal or level == "error":
             self.console.print(f"{level}: {text}", style=_STYLES[level], soft_wrap=True, highlight=False)
@@ -343,13 +360,13 @@ class _Run:
             reach_us,
         )
         return Summary(
-            accepted=books.accepted if books else 0,
-            windowed=books.windowed if books else 0,
-            late=books.late if books else 0,
-            dead=books.dead if books else 0,
-            duplicates=books.duplicates if books else 0,
-            in_flight=books.in_flight if books else 0,
-            difference=books.difference if books else 0,
+            accepted=books.accepted if books else None,
+            windowed=books.windowed if books else None,
+            late=books.late if books else None,
+            dead=books.dead if books else None,
+            duplicates=books.duplicates if books else None,
+            in_flight=books.in_flight if books else None,
+            difference=books.difference if books else None,
             latency_p50_ms=seen.latencies.quantile(0.5),
             latency_p99_ms=seen.latencies.quantile(0.99),
             injected=verdicts,
@@ -379,6 +396,7 @@ class _Run:
         return [text for good, text in holds if not good]
 
 
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _STYLES: Final = {"info": "", "warning": "yellow", "error": "bold red"}
 
 
@@ -389,7 +407,7 @@ def _nothing() -> Iterator[None]:
 
 def _drain_limit_s(prepared: _Prepared) -> float:
     """Real seconds until the last window of the last event is final, by the settings, and a floor for the
-    processes; bounded, so that Ctrl-C without a scaled clock is answered within two minutes."""
+    processes."""
     settings = prepared.settings
     world_s = (
         max([*settings.windows.tumbling_s, *(size for size, _ in settings.windows.sliding_s)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+import time
+from typing import Final, Protocol
 
 import msgspec
 
@@ -15,6 +16,8 @@ FORMATS: Final = ("text", "json")
 
 class _Text(logging.Formatter):
     """``12:00:01.123 warning combine-0: message``."""
+
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s.%(msecs)03d %(level)-7s {process}: %(message)s", "%H:%M:%S")
@@ -44,9 +47,15 @@ class _Json(logging.Formatter):
         return msgspec.json.encode(fields).decode()
 
 
-def set_up(process: str, form: str = "text") -> None:
-    """Send this process's log to stderr, marked with its name. ``form``: ``text`` or ``json``."""
-    handler = logging.StreamHandler(sys.stderr)
+class Writer(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object: ...
+
+
+def set_up(process: str, form: str = "text", to: Writer | None = None) -> None:
+    """Send this process's log to ``to`` (default: stderr), marked with its name. ``form``: ``text`` or ``json``."""
+    handler = logging.StreamHandler(to or sys.stderr)
     handler.setFormatter(_Json(process) if form == "json" else _Text(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]

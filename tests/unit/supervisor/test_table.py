@@ -13,6 +13,7 @@ from smartscale.supervisor.table import (
     Action,
     Drained,
     Exited,
+    Gate,
     Input,
     Kill,
     Phase,
@@ -28,14 +29,16 @@ from smartscale.supervisor.table import (
 )
 
 SPECS = [Spec("sample-0", 0, is_load=True), Spec("ingest-0", 1), Spec("combine-0", 2), Spec("combine-1", 2)]
+GATE = Gate(rank=1, limit_s=10.0)
+"""Ingest and what comes after it wait for ``Drained``, at most ten seconds."""
 STAGES = [spec.name for spec in SPECS if not spec.is_load]
 
 
 class Run:
     """Drives the table and remembers the actions of the last step."""
 
-    def __init__(self, drain_limit_s: float = 10.0) -> None:
-        self.table: Table = table(SPECS, drain_limit_s)
+    def __init__(self) -> None:
+        self.table: Table = table(SPECS)
         self.actions: list[Action] = []
 
     def at(self, now_s: float, *inputs: Input) -> list[Action]:
@@ -103,7 +106,7 @@ def test_stopping_goes_load_then_drain_then_ingest_then_combine() -> None:
     """One rank has ended before the next is asked to."""
     run = Run()
     run.all_ready()
-    assert run.at(1.0, Stop("asked to")) == [Terminate("sample-0")]
+    assert run.at(1.0, Stop("asked to", gate=GATE)) == [Terminate("sample-0")]
     assert run.at(1.5) == []
     assert run.at(2.0, Exited("sample-0", 0)) == []
     assert run.at(3.0, Drained()) == [Terminate("ingest-0")]
@@ -120,15 +123,25 @@ def test_a_drained_told_before_the_load_has_ended_does_not_count() -> None:
     run = Run()
     run.all_ready()
     run.at(0.5, Drained())
-    run.at(1.0, Stop("asked to"))
+    run.at(1.0, Stop("asked to", gate=GATE))
     assert run.at(2.0, Exited("sample-0", 0)) == []
+
+
+def test_a_gate_may_stand_further_down() -> None:
+    """Ingest stops at once; combine waits until it has read what ingest wrote last."""
+    run = Run()
+    run.all_ready()
+    run.at(1.0, Stop("asked to", gate=Gate(rank=2, limit_s=5.0)))
+    assert run.at(1.1, Exited("sample-0", 0)) == [Terminate("ingest-0")]
+    assert run.at(1.2, Exited("ingest-0", 0)) == []
+    assert run.at(1.3, Drained()) == [Terminate("combine-0"), Terminate("combine-1")]
 
 
 def test_what_does_not_drain_is_stopped_after_the_limit() -> None:
     """The limit here is 10 s from the end of the load."""
-    run = Run(drain_limit_s=10.0)
+    run = Run()
     run.all_ready()
-    run.at(1.0, Stop("asked to"))
+    run.at(1.0, Stop("asked to", gate=GATE))
     run.at(2.0, Exited("sample-0", 0))
     assert run.at(11.9) == []
     assert run.at(12.0) == [Terminate("ingest-0")]

@@ -24,6 +24,8 @@ class Books(msgspec.Struct):
     late: int = 1
     dead: int = 2
     duplicates: int = 3
+    unread: int = 1
+    between: int = 1
     in_flight: int = 4
     difference: int = 0
 
