@@ -32,7 +32,7 @@ class Naive:
     def learn(self, memory: Memory, values: Floats) -> Memory:
         return np.where(np.isnan(values), memory[:, 0], values)[:, None]
 
-    def forecast(self, memory: Memory, past: Past, horizon: int) -> Memory:
+    def forecast(self, memory: Memory, _past: Past, horizon: int) -> Memory:
         return np.repeat(memory, horizon, axis=1)
 
 
@@ -47,7 +47,7 @@ class Mean:
     width: int = 2
 
     def fresh(self, n_series: int) -> Memory:
-        return np.zeros((n_series, 2)) + [np.nan, 0.0]
+        return np.tile([np.nan, 0.0], (n_series, 1))
 
     def learn(self, memory: Memory, values: Floats) -> Memory:
         level, seen = memory.T
@@ -56,7 +56,7 @@ class Mean:
         learned = np.where(seen == 0, values, level + gain * (values - level))
         return np.stack([np.where(known, learned, level), seen + known], axis=1)
 
-    def forecast(self, memory: Memory, past: Past, horizon: int) -> Memory:
+    def forecast(self, memory: Memory, _past: Past, horizon: int) -> Memory:
         return np.repeat(memory[:, :1], horizon, axis=1)
 
 
@@ -73,7 +73,7 @@ class Trend:
     width: int = 3
 
     def fresh(self, n_series: int) -> Memory:
-        return np.zeros((n_series, 3)) + [np.nan, 0.0, 0.0]
+        return np.tile([np.nan, 0.0, 0.0], (n_series, 1))
 
     def learn(self, memory: Memory, values: Floats) -> Memory:
         level, slope, seen = memory.T
@@ -87,7 +87,7 @@ class Trend:
             [np.where(first, values, new_level), np.where(seen == 0, 0.0, new_slope), seen + known], axis=1
         )
 
-    def forecast(self, memory: Memory, past: Past, horizon: int) -> Memory:
+    def forecast(self, memory: Memory, _past: Past, horizon: int) -> Memory:
         reach = np.cumsum(self.phi ** np.arange(1, horizon + 1))
         return memory[:, :1] + memory[:, 1:2] * reach
 
@@ -108,10 +108,10 @@ class Seasonal:
     def fresh(self, n_series: int) -> Memory:
         return np.empty((n_series, 0))
 
-    def learn(self, memory: Memory, values: Floats) -> Memory:
+    def learn(self, memory: Memory, _values: Floats) -> Memory:
         return memory
 
-    def forecast(self, memory: Memory, past: Past, horizon: int) -> Memory:
+    def forecast(self, _memory: Memory, past: Past, horizon: int) -> Memory:
         distinct = min(horizon, self.period)
         half = self.period // 288  # five minutes of a day to either side: the smoothing of the season
         first = past.origin + 1 - self.period

@@ -21,7 +21,8 @@ Rows are independent: a series with absurd values harms no other. Nothing here i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -107,7 +108,7 @@ class Forecaster:
         self.width = history_steps + MARGIN_STEPS
         self.methods: tuple[Method, ...] = pool(step_s, history_steps)
         edges = np.cumsum([0, *(method.width for method in self.methods)])
-        self._slices = [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self._slices = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         self.anchors = _anchors(horizon)
         self._point_slots = [int(x) for x in np.cumsum([0, *self.anchors[:-1]])]
         self.targets = _targets(self.anchors)
@@ -145,6 +146,14 @@ class Forecaster:
         state.memory = self._learn_methods(state.memory, truth)
         state.seen = state.seen + ~np.isnan(truth)
         self._issue(state, step)
+
+    def skip(self, state: State, first: int, last: int) -> None:
+        """Pass over steps ``first`` to ``last`` of which nothing is known (a long outage), in place and at once.
+        What awaited its truth is given up."""
+        gone = np.arange(max(first, last - self.width + 1), last + 1) % self.width
+        state.past[:, gone] = np.nan
+        state.points[:] = np.nan
+        state.issued[:] = np.nan
 
     def view(self, state: State, memory: Array, step: int, rates: Array) -> Array:
         """The methods' memories after provisional values of ``step``. Writes the column into the past (the final
@@ -305,11 +314,13 @@ class Forecaster:
         prior = np.sqrt(chance**2 + growth**2)
         total, weight = state.spread[:, g, 0], state.spread[:, g, 1]
         blended = (PRIOR_STEPS * prior + 1.2533 * total) / (PRIOR_STEPS + weight)
-        return np.maximum(blended, NOISE_FLOOR * chance)
+        spread: Array = np.maximum(blended, NOISE_FLOOR * chance)
+        return spread
 
     def _between(self, at_anchors: Array) -> Array:
         """Anchors to every step: (n, A, Q) to (n, horizon, Q)."""
-        return np.matmul(self._mix, at_anchors)
+        steps: Array = np.matmul(self._mix, at_anchors)
+        return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +330,7 @@ class Surprise:
     ``low`` and ``high`` are the 0.001 and 0.999 quantiles; ``p_low`` and ``p_high`` the chances of a value as
     low, or as high, as the one seen (1 where nothing is known)."""
 
-    expected: Array = field(repr=False)
+    expected: Array
     low: Array
     high: Array
     p_low: Array

@@ -23,18 +23,23 @@ class Method(Protocol):
 
     ``memory`` is the method's own state, shape (n_series, width). All values are on the square-root scale."""
 
-    name: str
-    width: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
 
     def fresh(self, n_series: int) -> npt.NDArray[np.float64]:
         """Memory before the first value."""
         ...
 
-    def learn(self, memory: npt.NDArray[np.float64], values: Floats) -> npt.NDArray[np.float64]:
+    def learn(self, memory: npt.NDArray[np.float64], values: Floats, /) -> npt.NDArray[np.float64]:
         """Memory after one more step with ``values``, shape (n_series,), NaN for a gap."""
         ...
 
-    def forecast(self, memory: npt.NDArray[np.float64], past: Past, horizon: int) -> npt.NDArray[np.float64]:
+    def forecast(
+        self, memory: npt.NDArray[np.float64], past: Past, horizon: int, /
+    ) -> npt.NDArray[np.float64]:
         """Medians of steps 1 to ``horizon`` after ``past.origin``, shape (n_series, horizon).
 
         NaN where the method has nothing to say yet: it then sleeps and the others carry its weight."""

@@ -35,7 +35,8 @@ def charge(lost: Array, points: Array, mixture: Array, truth: Array, horizon: in
     forecast = np.where(np.isnan(points), mixture[:, None], points)
     loss = 0.5 * np.abs(truth[:, None] - forecast)
     learned = fade(horizon) * lost + loss
-    return np.where(np.isnan(loss), lost, learned)
+    charged: Array = np.where(np.isnan(loss), lost, learned)
+    return charged
 
 
 def weights(lost: Array, awake: npt.NDArray[np.bool_], horizon: int) -> Array:
@@ -46,4 +47,5 @@ def weights(lost: Array, awake: npt.NDArray[np.bool_], horizon: int) -> Array:
     regret = (lost - lost.min(axis=-1, keepdims=True)) / np.maximum(typical, 1e-12)
     raw = np.where(awake, np.exp(-ETA * regret / np.sqrt(horizon)), 0.0)
     total = raw.sum(axis=-1, keepdims=True)
-    return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    share: Array = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    return share

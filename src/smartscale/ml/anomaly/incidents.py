@@ -1,0 +1,286 @@
+"""Alerts that belong together are one incident, with a class that control can act on.
+
+::
+
+    raised evidence ──▶ watch (per kind, with the band expected when it began) ──▶ confirmed ──▶ incident
+                          │ value back inside the band for QUIET steps                            │
+                          ▼                                                                       ▼
+                        dropped ───────────── no confirmed watch is left ───────────────────▶ closed
+
+The band of a watch is **frozen** when it begins, since the forecast soon follows a surge: an incident lasts as long as
+the value is beyond what was expected before it, not for as long as the forecast is surprised. After ``LASTING``
+steps the new level is the normal one: a lasting surge or drop is told once more, as a level shift, and closed.
+When demand returns into the band that was expected before, that is no news either.
+
+``step`` is pure: the track of one service, what was seen, and the step give the new track and what to tell.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+import xxhash
+
+from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, RULES, SURGE, ZERO
+from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
+
+QUIET: Final = 3
+"""Steps inside the band that end a watch: 30 s of 10 s, so that one calm step does not split an incident."""
+LASTING: Final = {SURGE: 30, DROP: 30, ZERO: 360, ERRORS: 360, LATENCY: 360}
+"""Steps after which what lasts is the new normal: a level after 5 minutes of 10 s, an outage after an hour."""
+AFTERMATH: Final = 30
+"""Steps for which demand may return to what it was before an incident, and overload may outlast its surge."""
+WORSE: Final = 0.2
+"""Change of severity that is told while an incident is open."""
+JOINED: Final = 3
+"""Steps within which a surge turns a fault told before it into its consequence."""
+
+
+class Sight(NamedTuple):
+    """One kind of one service at one step: what was seen, what was expected before, and whether it is raised."""
+
+    kind: str
+    seen: float
+    expected: float
+    low: float
+    high: float
+    effect: float
+    raised: bool
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """A kind of evidence that began at step ``since``, beyond the band [low, high] expected then."""
+
+    kind: str
+    since: int
+    expected: float
+    low: float
+    high: float
+    last: int
+    beyond: int
+    """Steps seen beyond the band."""
+    worst: float
+    confirmed: bool
+
+
+class Open(msgspec.Struct, frozen=True):
+    """The open incident of a service, as last told."""
+
+    told: Incident
+    since: int
+
+
+class Track(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is remembered of one service between steps. The default is a calm service without a past."""
+
+    watches: tuple[Watch, ...] = ()
+    open: Open | None = None
+    calm_low: float = 0.0
+    calm_high: float = 0.0
+    calm_until: int = -1
+    """The band of demand before the last incident, valid until this step."""
+    surge_until: int = -1
+    """Until here, overload is the aftermath of a surge."""
+
+    @property
+    def is_calm(self) -> bool:
+        return not self.watches and self.open is None
+
+
+class Service(NamedTuple):
+    """Whose step it is, what its demand is called, and whether demand has risen over the last minutes."""
+
+    tenant: str
+    service: str
+    demand: str
+    demand_rose: bool
+
+
+_CLASS_OF: Final = {ZERO: DATA_GAP, SURGE: DEMAND_SURGE, ERRORS: FAULT, LATENCY: FAULT, DROP: LEVEL_SHIFT}
+"""Most telling first: the first confirmed kind names the class."""
+
+
+def step(
+    track: Track, service: Service, sights: list[Sight], now: int, step_us: int, notify: bool = True
+) -> tuple[Track, Incident | None]:
+    """The track after step number ``now`` (ending at ``now * step_us``), and the incident to be told, if any.
+
+    ``sights`` holds every kind whose value is known; a kind left out (nothing to measure) counts as calm.
+    ``notify``: whether the alert budget has room for an incident that opens now."""
+    by_kind = {sight.kind: sight for sight in sights}
+    watches = [_follow(w, by_kind[w.kind], now) if w.kind in by_kind else w for w in track.watches]
+    watched = {watch.kind for watch in watches}
+    watches += [
+        _begin(s, now) for s in sights if s.raised and s.kind not in watched and not _expected(s, track, now)
+    ]
+    ended = [w for w in watches if now - w.last >= QUIET]
+    lasting = [w for w in watches if w.confirmed and now - w.since >= LASTING[w.kind]]
+    alive = [w for w in watches if w not in ended and w not in lasting]
+    told = _tell(track, service, alive, ended, lasting, now, step_us)
+    if told is not None and track.open is None:
+        told = msgspec.structs.replace(told, notify=notify)
+    still = told or (track.open.told if track.open else None)
+    since = track.open.since if track.open else now
+    calm = next((w for w in ended if w.confirmed and w.kind in (SURGE, DROP, ZERO)), None)
+    surged = any(w.kind == SURGE and w.confirmed for w in (*alive, *ended))
+    return (
+        Track(
+            watches=tuple(alive),
+            open=Open(still, since) if still is not None and still.end_us is None else None,
+            calm_low=calm.low if calm else track.calm_low,
+            calm_high=calm.high if calm else track.calm_high,
+            calm_until=now + AFTERMATH if calm else track.calm_until,
+            surge_until=now + AFTERMATH if surged else track.surge_until,
+        ),
+        told,
+    )
+
+
+def _begin(sight: Sight, now: int) -> Watch:
+    rule = RULES[sight.kind]
+    return Watch(
+        kind=sight.kind,
+        since=now,
+        expected=sight.expected,
+        low=sight.low,
+        high=sight.high,
+        last=now,
+        beyond=1,
+        worst=sight.seen,
+        confirmed=rule.steps <= 1 or sight.effect >= rule.strong,
+    )
+
+
+def _follow(watch: Watch, sight: Sight, now: int) -> Watch:
+    """The watch after one more value, judged by its own frozen band."""
+    rule = RULES[watch.kind]
+    if watch.kind == ZERO:
+        beyond, worst = sight.seen <= watch.low / 2, min(watch.worst, sight.seen)
+    elif watch.kind == DROP:
+        beyond, worst = sight.seen < watch.low, min(watch.worst, sight.seen)
+    else:
+        beyond, worst = sight.seen > watch.high, max(watch.worst, sight.seen)
+    if not beyond:
+        return watch
+    count = watch.beyond + 1
+    strong = sight.raised and sight.effect >= rule.strong
+    return msgspec.structs.replace(
+        watch, last=now, beyond=count, worst=worst, confirmed=watch.confirmed or strong or count >= rule.steps
+    )
+
+
+def _expected(sight: Sight, track: Track, now: int) -> bool:
+    """Demand that returns to what it was before the last incident is no new one."""
+    if now > track.calm_until and not any(w.kind in (SURGE, DROP, ZERO) for w in track.watches):
+        return False
+    watch = next((w for w in track.watches if w.kind in (SURGE, DROP, ZERO)), None)
+    low, high = (watch.low, watch.high) if watch else (track.calm_low, track.calm_high)
+    if sight.kind == SURGE:
+        return sight.seen <= high
+    return sight.kind == DROP and sight.seen >= low
+
+
+def _tell(
+    track: Track,
+    service: Service,
+    alive: list[Watch],
+    ended: list[Watch],
+    lasting: list[Watch],
+    now: int,
+    step_us: int,
+) -> Incident | None:
+    confirmed = [w for w in alive if w.confirmed]
+    end_us = now * step_us
+    if confirmed:
+        return _open_or_update(track, service, confirmed, end_us, now, step_us)
+    if track.open is None:
+        return None
+    shift = next((w for w in lasting if w.kind in (SURGE, DROP)), None)
+    if shift is not None:
+        incident = _describe(service, [shift], LEVEL_SHIFT, track.open.told.start_us, end_us)
+        return _keep(track.open.told, incident, end_us)
+    last = max((w.last for w in (*lasting, *ended) if w.confirmed), default=now)
+    return msgspec.structs.replace(track.open.told, end_us=last * step_us, updated_us=end_us)
+
+
+def _open_or_update(
+    track: Track, service: Service, confirmed: list[Watch], end_us: int, now: int, step_us: int
+) -> Incident | None:
+    class_ = _class(track, service, confirmed, now)
+    if track.open is None:
+        start_us = (min(w.since for w in confirmed) - 1) * step_us
+        return _describe(service, confirmed, class_, start_us, end_us)
+    before = track.open.told
+    class_ = class_ if _may_become(before.class_, class_, now - track.open.since) else before.class_
+    incident = _keep(before, _describe(service, confirmed, class_, before.start_us, end_us), None)
+    changed = incident.class_ != before.class_ or incident.severity >= before.severity + WORSE
+    return incident if changed else None
+
+
+def _class(track: Track, service: Service, confirmed: list[Watch], now: int) -> str:
+    kinds = {w.kind for w in confirmed}
+    found = next(class_ for kind, class_ in _CLASS_OF.items() if kind in kinds)
+    # Overload follows demand: slow answers while demand has risen, or just after a surge, are its consequence.
+    overload = LATENCY in kinds and (service.demand_rose or now <= track.surge_until)
+    return DEMAND_SURGE if found == FAULT and overload else found
+
+
+def _may_become(before: str, after: str, age: int) -> bool:
+    """Which changes of class are told: a fault so young that the surge behind it had not shown yet, and silence."""
+    if (before, after) == (FAULT, DEMAND_SURGE):
+        return age <= JOINED
+    return after == DATA_GAP or before == LEVEL_SHIFT
+
+
+def _keep(before: Incident, now: Incident, end_us: int | None) -> Incident:
+    """``now`` as the next record of the incident ``before``."""
+    return msgspec.structs.replace(
+        now, id=before.id, notify=before.notify, end_us=end_us, severity=max(before.severity, now.severity)
+    )
+
+
+def _describe(service: Service, watches: list[Watch], class_: str, start_us: int, now_us: int) -> Incident:
+    named = sorted(watches, key=lambda w: list(_CLASS_OF).index(w.kind))
+    main = named[0]
+    label = f"{service.tenant}\x1f{service.service}\x1f{start_us}"
+    return Incident(
+        id=f"inc-{xxhash.xxh3_64_hexdigest(label.encode())[:12]}",
+        tenant=service.tenant,
+        service=service.service,
+        class_=class_,
+        start_us=start_us,
+        end_us=None,
+        updated_us=now_us,
+        severity=max(_severity(w) for w in named),
+        metric=_METRIC.get(main.kind, service.demand),
+        low=main.low,
+        high=main.high,
+        seen=main.worst,
+        text="; ".join(_sentence(w, service.demand) for w in named),
+    )
+
+
+_METRIC: Final = {ERRORS: "error_rate", LATENCY: "latency_p99_ms"}
+
+
+def _severity(watch: Watch) -> float:
+    """Share of the worst value that is beyond the usual, from 0.05 to 1; an error rate counts double."""
+    worst, usual = watch.worst, watch.expected
+    part = {
+        SURGE: 1 - usual / max(worst, 1e-9),
+        LATENCY: 1 - usual / max(worst, 1e-9),
+        DROP: 1 - worst / max(usual, 1e-9),
+        ZERO: 1.0,
+        ERRORS: 2 * (worst - usual),
+    }[watch.kind]
+    return round(min(1.0, max(0.05, part)), 3)
+
+
+def _sentence(watch: Watch, demand: str) -> str:
+    if watch.kind == ERRORS:
+        return f"error rate {watch.worst:.1%}, usually {watch.expected:.1%}"
+    if watch.kind == LATENCY:
+        return f"p99 latency {watch.worst:.0f} ms, usually {watch.expected:.0f} ms"
+    seen = f"{demand} {watch.worst:.1f}/s" if watch.worst > 0 else f"no {demand}"
+    return f"{seen}, expected {watch.expected:.1f}/s ({watch.low:.1f} to {watch.high:.1f})"

@@ -1,0 +1,290 @@
+"""The ml stage: reads ``metrics``, publishes ``forecasts`` and ``incidents``.
+
+The transaction, per poll that brought records:
+
+1. move the state of each partition through its records (in memory);
+2. publish forecasts, incidents and dead letters to the partition of the same number (all these topics are
+   partitioned alike), and, every ``ml.snapshot_s``, the state to ``ml-state``;
+3. commit the position of every partition read.
+
+A crash before 3 leaves nothing behind. The successor reads the newest snapshot of the partition, goes back to the
+offset it covers, and moves through the records up to the committed position in silence: they were answered
+already. From there on it publishes what the predecessor would have published (``partition``: the state depends on the
+records alone). A failed transaction is treated as a crash of the state, not of the process.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from prometheus_client import Counter, Gauge, Histogram
+
+from smartscale.clock import monotonic_s
+from smartscale.errors import RetryableError, SchemaError
+from smartscale.log.partitioner import service_key
+from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
+from smartscale.ml import snapshot
+from smartscale.ml.partition import Models, Outcome, State
+from smartscale.ml.series.rows import read, window_label
+from smartscale.records import dead_letters, forecasts, metrics, schema, topics
+from smartscale.stage import Context
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "ml"
+POLL_S: Final = 0.25
+"""Real. How long a poll waits for records: also how soon a stop is noticed."""
+PAYLOAD_BYTES: Final = 64 << 10
+
+
+class Telemetry:
+    """What this process tells Prometheus."""
+
+    def __init__(self, context: Context) -> None:
+        registry = context.health.registry
+        self.series = Gauge("smartscale_ml_series", "Series that are forecast", registry=registry)
+        self.open = Gauge("smartscale_ml_incidents_open", "Incidents open now", registry=registry)
+        self.coverage = Gauge(
+            "smartscale_ml_coverage_ratio",
+            "Share of truths inside the 90 % band lately, mean over series",
+            registry=registry,
+        )
+        self.told = Counter(
+            "smartscale_ml_incident_records",
+            "Incident records published (opened, changed, closed)",
+            ["class"],
+            registry=registry,
+        )
+        self.bad = Counter("smartscale_ml_bad_rows", "Rows that could not be read", registry=registry)
+        self.seconds = Histogram(
+            "smartscale_ml_advance_seconds",
+            "Real seconds to move a partition through one progress record",
+            registry=registry,
+        )
+
+
+@dataclass(slots=True)
+class Held:
+    """A partition this process owns. Records before ``answered`` are replayed in silence; ``next`` is the next
+    offset to be read."""
+
+    models: Models
+    state: State
+    answered: int
+    next: int
+    saved: snapshot.Saved
+    saved_s: float
+    coverage: list[float] = field(default_factory=list)
+
+
+def run(context: Context) -> None:
+    """Forecast and watch every service whose metrics this process owns, until ``context.stop`` is set.
+
+    Raises ``PermanentError`` if the log or a snapshot can never be read; ``RetryableError`` is handled here."""
+    stage = Stage(context)
+    worker: Worker | None = None
+    try:
+        while not context.stop.is_set():
+            try:
+                if worker is None:
+                    worker = context.log.worker(GROUP, [topics.METRICS], context.slot)
+                stage.turn(worker)
+                context.health.ready()
+            except RetryableError as error:
+                log.warning("ml waits %.1f s: %s", error.retry_after_s, error)
+                context.health.not_ready(str(error))
+                context.stop.wait(error.retry_after_s)
+                if worker is not None:
+                    worker.rewind()
+    finally:
+        if worker is not None:
+            worker.close()
+
+
+class Stage:
+    """One process of the stage: the partitions it holds, and one turn of its work."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ml = context.settings.ml
+        self.window = window_label(self.ml.step_s)
+        self.held: dict[int, Held] = {}
+        self.telemetry = Telemetry(context)
+
+    def turn(self, worker: Worker) -> None:
+        """One poll and, if it brought something new, one transaction."""
+        poll = worker.poll(POLL_S)
+        self._own(worker, poll)
+        outputs: list[Message] = []
+        moved: set[int] = set()
+        for record in poll.records:
+            held = self.held[record.partition]
+            messages = self._move(held, record)
+            held.next = record.offset + 1
+            if record.offset >= held.answered:
+                outputs += messages
+                moved.add(record.partition)
+        if moved:
+            self._commit(worker, outputs, moved)
+        self._observe()
+
+    def _own(self, worker: Worker, poll: Poll) -> None:
+        for at in poll.revoked:
+            self.held.pop(at.partition, None)
+        for at, position in poll.assigned.items():
+            held = self._recover(at, position)
+            self.held[at.partition] = held
+            worker.seek(at, held.next)
+
+    def _recover(self, at: TopicPartition, position: Position | None) -> Held:
+        """The newest snapshot, and how far from it the replay is silent."""
+        models = self._models(at.partition)
+        found = snapshot.restore(models, at.partition, self._snapshot(at.partition))
+        state, covered = found if found is not None else (models.fresh(), 0)
+        begin = self.context.log.bounds([at])[at].begin
+        start = max(covered, begin)
+        if found is not None and begin > covered:
+            log.warning(
+                "ml: %s lost offsets %d to %d to retention before they were learned", at, covered, begin
+            )
+        answered = max(covered, position.offset if position is not None else 0)
+        log.info("ml takes %s: snapshot to %d, replay to %d", at, covered, answered)
+        saved = snapshot.Saved()
+        if found is not None and state.learned is not None:
+            saved = snapshot.Saved(state.learned, tuple(state.series))
+        return Held(models, state, answered, start, saved, monotonic_s())
+
+    def _snapshot(self, partition: int) -> dict[bytes, bytes]:
+        """The newest record of each key of the partition's snapshot."""
+        at = TopicPartition(topics.ML_STATE, partition)
+        bounds = self.context.log.bounds([at])[at]
+        newest: dict[bytes, bytes] = {}
+        if bounds.begin == bounds.end:
+            return newest
+        reader = self.context.log.reader()
+        try:
+            reader.assign({at: bounds.begin})
+            while True:
+                poll = reader.poll(POLL_S)
+                newest.update({r.key: r.value for r in poll.records if r.key is not None})
+                if at in poll.ends:
+                    break
+        finally:
+            reader.close()
+        return newest
+
+    def _models(self, partition: int) -> Models:
+        """The plan for a partition, with its share of the alert budget: the shares add up to the whole."""
+        count = self.context.settings.topics.partials
+        whole, rest = divmod(self.ml.alerts_per_day, count)
+        share = whole + (partition < rest)
+        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, share)
+
+    def _move(self, held: Held, record: Record) -> list[Message]:
+        """Move the partition's state by one record."""
+        try:
+            name = schema.schema_of(record.headers)
+            if name == schema.METRIC:
+                row = read(record.value, self.window)
+                if row is not None:
+                    held.models.take(held.state, row)
+                return []
+            if name != schema.PROGRESS:
+                raise SchemaError(f"a record of schema {name!r} does not belong to {record.topic}")
+            progress = _progress(record.value)
+        except SchemaError as error:
+            self.telemetry.bad.inc()
+            log.warning("ml sets aside %s offset %d: %s", record.at, record.offset, error)
+            return [_dead_letter(record, error)]
+        with self.telemetry.seconds.time():
+            outcome = held.models.advance(held.state, progress)
+        self._tell(held, record, outcome)
+        return list(_messages(record.partition, outcome))
+
+    def _commit(self, worker: Worker, outputs: list[Message], moved: Iterable[int]) -> None:
+        now_s = monotonic_s()
+        positions: dict[TopicPartition, Position] = {}
+        saved: dict[int, snapshot.Saved] = {}
+        for partition in moved:
+            held = self.held[partition]
+            positions[TopicPartition(topics.METRICS, partition)] = Position(held.next)
+            if now_s - held.saved_s >= self.ml.snapshot_s:
+                models = self._models(partition)
+                saved[partition], records = snapshot.save(
+                    models, held.state, held.next, partition, held.saved
+                )
+                outputs += [
+                    Message(topics.ML_STATE, partition, value, key, schema.headers(schema.SNAPSHOT))
+                    for key, value in records.items()
+                ]
+        with worker.transaction() as transaction:
+            transaction.publish(outputs)
+            transaction.commit_positions(positions)
+        for partition, covered in saved.items():
+            self.held[partition].saved, self.held[partition].saved_s = covered, now_s
+
+    def _tell(self, held: Held, record: Record, outcome: Outcome) -> None:
+        if outcome.forecasts:
+            held.coverage = [f.coverage for f in outcome.forecasts if f.coverage is not None]
+        if record.offset < held.answered:
+            return
+        for incident in outcome.incidents:
+            log.info(
+                "incident %s %s/%s %s: %s%s",
+                incident.id,
+                incident.tenant,
+                incident.service,
+                incident.class_,
+                incident.text,
+                "" if incident.end_us is None else " (closed)",
+            )
+            self.telemetry.told.labels(incident.class_).inc()
+
+    def _observe(self) -> None:
+        states = [held.state for held in self.held.values()]
+        coverage = [share for held in self.held.values() for share in held.coverage]
+        self.telemetry.series.set(sum(len(state.series) for state in states))
+        self.telemetry.open.set(sum(t.open is not None for state in states for t in state.tracks.values()))
+        if coverage:
+            self.telemetry.coverage.set(sum(coverage) / len(coverage))
+
+
+def _progress(value: bytes) -> metrics.Progress:
+    try:
+        return metrics.decode_progress(value)
+    except msgspec.MsgspecError as error:
+        raise SchemaError(f"a progress record cannot be read: {error}") from error
+
+
+def _messages(partition: int, outcome: Outcome) -> Iterable[Message]:
+    for forecast in outcome.forecasts:
+        key = service_key(forecast.tenant, forecast.service)
+        value = forecasts.encode(forecast)
+        yield Message(topics.FORECASTS, partition, value, key, schema.headers(schema.FORECAST))
+    for incident in outcome.incidents:
+        key = service_key(incident.tenant, incident.service)
+        value = forecasts.encode(incident)
+        yield Message(topics.INCIDENTS, partition, value, key, schema.headers(schema.INCIDENT))
+
+
+def _dead_letter(record: Record, error: SchemaError) -> Message:
+    """It stands for no event: those were counted before they became this row."""
+    letter = dead_letters.DeadLetter(
+        reason=dead_letters.UNREADABLE,
+        stage=GROUP,
+        detail=str(error),
+        count=0,
+        time_us=record.timestamp_ms * 1000,
+        source=str(record.at),
+        offset=record.offset,
+        payload=base64.b64encode(record.value[:PAYLOAD_BYTES]).decode(),
+    )
+    value = dead_letters.encode(letter)
+    return Message(
+        topics.DEAD_LETTERS, record.partition, value, record.key, schema.headers(schema.DEAD_LETTER)
+    )
