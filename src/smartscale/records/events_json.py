@@ -29,7 +29,7 @@ MAX_LABEL: Final = 256
 """Characters in a service or a name; chosen because no route template or metric name comes near it."""
 
 
-class EventIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
+class EventIn(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
     """One event as JSON. Only ``service`` is required."""
 
     service: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LABEL)]
