@@ -20,6 +20,7 @@ import os
 import select
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,6 +30,7 @@ import numpy as np
 from smartscale.clock import MICROS, Clock, iso, monotonic_s
 from smartscale.errors import ConfigError
 from smartscale.producer.arrivals import arrivals
+from smartscale.producer.http import Sender
 from smartscale.producer.profiles import Load
 from smartscale.records import histogram
 from smartscale.records.events_json import EventIn
@@ -62,7 +64,7 @@ _RECENT: Final = 600
 
 
 class Sink(Protocol):
-    """Takes events to the edge. ``producer.http.Sender`` is one."""
+    """Takes events to the edge; may wait while too many have no answer. ``producer.http.Sender`` is one."""
 
     def offer(self, events: Sequence[EventIn]) -> None: ...
 
@@ -109,19 +111,15 @@ def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Sum
 
     Raises ``ConfigError`` if a service's name cannot be a folder's."""
     root = Path(context.settings.sample.directory)
-    own = None
-    if sink is None:
-        from smartscale.producer.http import Sender
-
-        sink = own = Sender(url, context.clock)
     load = load.starting_at(context.clock.now_us())
-    try:
+    with ExitStack() as cleanup:
+        if sink is None:
+            sender = Sender(url, context.clock)
+            cleanup.callback(lambda: log.info("events: %s", sender.close(CLOSE_S)))
+            sink = sender
         fronts = [_Front(context, load, service.name, root / "replicas", sink) for service in load.services]
         context.health.ready()
         _play(context, load, fronts)
-    finally:
-        if own is not None:
-            log.info("events: %s", own.close(CLOSE_S))
     end_us = context.clock.now_us()
     summary = Summary(
         load.start_us, end_us, end_us >= load.end_us, [front.summary() for front in fronts], _truth(load)
