@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
@@ -107,16 +109,22 @@ def from_csv(path: Path, peak_per_s: float, column: str = "requests") -> RateCur
     return RateCurve(int(times[0]), interval_us, filled * (peak_per_s / filled.max()))
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file, decompressed if it is gzip. Raises ``ConfigError`` if it cannot be opened."""
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """A text file for a ``with`` block, decompressed if it is gzip. Raises ``ConfigError``, there and in the block, if
+    it cannot be read."""
     try:
         with path.open("rb") as probe:
             packed = probe.read(2) == b"\x1f\x8b"
-        if packed:
-            return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
-        return path.open(encoding="utf-8", errors="replace", newline="")
+        text: IO[str] = (gzip.open if packed else open)(
+            path, "rt", encoding="utf-8-sig", errors="replace", newline=""
+        )
+        with text:
+            yield text
     except FileNotFoundError:
         raise ConfigError(f"file {path}: not found; check the path") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"file {path}: damaged gzip data: {error}; fetch the file again") from error
     except OSError as error:
         raise ConfigError(f"file {path}: cannot be read: {error}") from error
 

@@ -1,0 +1,256 @@
+"""Recorded traffic, played again: a CSV of rates, a CSV of single requests, or an access log. ``.gz`` too.
+
+What a file is, its first line tells:
+
+- a CSV with columns ``timestamp`` and ``requests``: a curve of rates, scaled to a stated peak (``rates.from_csv``);
+- a CSV with a column ``timestamp`` but no ``requests``: one request a line. Further columns are used as they are
+  found: ``status`` (an HTTP status, or a word such as SUCCEED), a duration (``LATENCIES``), ``name``, ``path`` with
+  ``method``, or ``type`` for the name, ``service``, ``id``;
+- lines in Apache's combined (or common) log format;
+- lines of an OpenStack service's log: a line that tells of an API request is a request, any other a log event.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from smartscale.clock import MICROS, parse_iso_us
+from smartscale.errors import ConfigError
+from smartscale.producer import rates
+from smartscale.producer.plan import Chunk, times
+from smartscale.producer.profiles import Load, Service
+from smartscale.records.events_json import MAX_LABEL, EventIn
+
+LATENCIES: Final = {
+    "duration_us": 1e-3, "latency_us": 1e-3, "duration_ms": 1.0, "latency_ms": 1.0, "duration_s": 1e3,
+    "latency_s": 1e3, "exec_seconds": 1e3, "seconds": 1e3,
+}  # fmt: skip
+"""Columns that hold how long a request took, and the factor to milliseconds."""
+
+_SUCCESS: Final = frozenset({"ok", "success", "succeed", "succeeded", "true"})
+_CHUNK: Final = 1000
+"""Requests read ahead; chosen as a fraction of a second of busy traffic."""
+
+Request = tuple[int, EventIn]
+"""When it was (us) and the event, still without a time."""
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Lines that could not be read: how many, and the first few with the reason."""
+
+    lines: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, line: int, reason: object) -> None:
+        self.lines += 1
+        if len(self.examples) < 5:
+            self.examples.append(f"line {line}: {reason}")
+
+
+_Read = Callable[[Iterable[str], str, Skipped], Iterator[Request]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file of single requests. ``skipped`` fills while it is read."""
+
+    path: Path
+    start_us: int
+    """When the first request was."""
+    read: _Read
+    service: str
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def chunks(self, start_us: int) -> Iterator[Chunk]:
+        """The requests in the order of the file, moved so that the first is at ``start_us``; the file is read as
+        they are taken. A line that is older than one before it keeps its time and is due at once."""
+        shift_us = start_us - self.start_us
+        latest_us = start_us
+        moments: list[int] = []
+        events: list[EventIn] = []
+        with rates.open_text(self.path) as lines:
+            for moment_us, event in self.read(lines, self.service, self.skipped):
+                moments.append(moment_us + shift_us)
+                events.append(event)
+                if len(events) == _CHUNK:
+                    yield _chunk(moments, events, latest_us)
+                    latest_us = max(latest_us, *moments)
+                    moments, events = [], []
+        if events:
+            yield _chunk(moments, events, latest_us)
+
+
+def _chunk(moments: list[int], events: list[EventIn], latest_us: int) -> Chunk:
+    moments_us = np.array(moments, dtype=np.int64)
+    for event, time in zip(events, times(moments_us), strict=True):
+        event.time = time
+    return Chunk(np.maximum.accumulate(np.maximum(moments_us, latest_us)), events)
+
+
+def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int = 1) -> Load | Recording:
+    """What the file holds. ``peak_per_s`` scales a curve of rates and is not used for single requests; ``service``
+    names what has no service of its own. Raises ``ConfigError`` if the file cannot be read or is neither."""
+    with rates.open_text(path) as lines:
+        first = next((line for line in lines if line.strip()), "")
+    columns = next(csv.reader([first]), [])
+    if {"timestamp", "requests"} <= set(columns):
+        return Load(rates.from_csv(path, peak_per_s), [Service(name=service)], seed=seed)
+    if "timestamp" in columns:
+        read: _Read = _requests
+    elif _COMBINED.match(first):
+        read = _access_log
+    elif _OPENSTACK.match(first):
+        read = _openstack_log
+    else:
+        raise ConfigError(
+            f"file {path}: not understood from its first line {first[:80]!r}: a replay is a CSV with the columns timestamp "
+            "and requests, a CSV of single requests with a column timestamp, a log in Apache's combined format, or an OpenStack log"
+        )
+    with rates.open_text(path) as lines:
+        skipped = Skipped()
+        start = next(iter(read(lines, service, skipped)), None)
+    if start is None:
+        raise ConfigError(
+            f"file {path}: no line could be read: {'; '.join(skipped.examples) or 'there is none'}"
+        )
+    return Recording(path, start[0], read, service)
+
+
+def _requests(lines: Iterable[str], service: str, skipped: Skipped) -> Iterator[Request]:
+    """One request a line of CSV."""
+    rows = csv.DictReader(lines)
+    latency = next((name for name in LATENCIES if name in (rows.fieldnames or ())), None)
+    while True:
+        try:
+            row = next(rows)
+            yield parse_iso_us(row["timestamp"]), _request(row, service, latency)
+        except StopIteration:
+            return
+        except (ValueError, TypeError, csv.Error) as error:
+            skipped.add(rows.line_num, error)
+
+
+def _request(row: Mapping[str, str | None], service: str, latency: str | None) -> EventIn:
+    """Raises ValueError for a number that is none."""
+    status, error = _status(row.get("status") or "")
+    duration = row.get(latency) if latency else None
+    latency_ms = round(float(duration) * LATENCIES[latency], 3) if latency and duration else None
+    if latency_ms is not None and not 0 <= latency_ms < 2**31:
+        raise ValueError(f"{latency} {duration!r} is out of range")
+    return EventIn(
+        service=row.get("service") or service,
+        name=_name(row),
+        status=status,
+        error=error,
+        latency_ms=latency_ms,
+        id=row.get("id") or None,
+    )
+
+
+def _status(text: str) -> tuple[int | None, bool | None]:
+    """An HTTP status, or a word that says whether it went well."""
+    if text.isdigit():
+        code = int(text)
+        if not 100 <= code <= 599:
+            raise ValueError(f"status {code} is no HTTP status")
+        return code, None
+    return None, (text.lower() not in _SUCCESS) if text else None
+
+
+def _name(row: Mapping[str, str | None]) -> str:
+    path = row.get("path")
+    if path:
+        return _route(row.get("method") or "", path)
+    return (row.get("name") or row.get("type") or "")[:MAX_LABEL]
+
+
+def _route(method: str, path: str) -> str:
+    """A request's name: method and path without the query, which would make every request a name of its own."""
+    return _CONTROL.sub("?", f"{method} {path.partition('?')[0]}".strip())[:MAX_LABEL]
+
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
+_COMBINED: Final = re.compile(
+    r'(?P<client>\S+) \S+ .*?\[(?P<time>[^\]]+)\] "(?P<method>[A-Z]+)? ?(?P<path>\S*)[^"]*" (?P<status>\d{3}) '
+)
+"""The start of a line in Apache's common and combined log formats ("%h %l %u %t \\"%r\\" %>s ...")."""
+
+
+def _access_log(lines: Iterable[str], service: str, skipped: Skipped) -> Iterator[Request]:
+    """One request a line; the format has no duration."""
+    for number, line in enumerate(lines, 1):
+        found = _COMBINED.match(line)
+        if not found:
+            if line.strip():
+                skipped.add(number, f"not in the combined log format: {line[:60]!r}")
+            continue
+        try:
+            moment = datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z").astimezone(UTC)
+            status, _ = _status(found["status"])
+        except ValueError as error:
+            skipped.add(number, error)
+            continue
+        name = _route(found["method"] or "", found["path"])
+        yield int(moment.timestamp()) * MICROS, EventIn(service=service, name=name, status=status)
+
+
+_OPENSTACK: Final = re.compile(
+    r"(?:\S+ )?(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) \d+ (?P<level>[A-Z]+) (?P<logger>\S+) (?P<text>.*)"
+)
+"""oslo.log's default line, "%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s [...] %(message)s", as it is or after
+the name of its file."""
+_API: Final = re.compile(
+    r'"(?P<method>[A-Z]+) (?P<path>\S+)[^"]*" status: (?P<status>\d{3}) .*?time: (?P<seconds>[\d.]+)'
+)
+_IDENTIFIER: Final = re.compile(r"(?<=/)[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}(?=/|$)")
+
+
+def _openstack_log(lines: Iterable[str], service: str, skipped: Skipped) -> Iterator[Request]:
+    """One API request or log event a line; times are taken as UTC."""
+    for number, line in enumerate(lines, 1):
+        found = _OPENSTACK.match(line)
+        if not found:
+            if line.strip():
+                skipped.add(number, f"not an OpenStack log line: {line[:60]!r}")
+            continue
+        try:
+            moment_us = parse_iso_us(found["time"])
+            yield (
+                moment_us,
+                _api_request(found["text"], service)
+                or EventIn(
+                    service=service,
+                    kind="log",
+                    name=found["logger"][:MAX_LABEL],
+                    severity=_SEVERITY[found["level"]],
+                ),
+            )
+        except (ValueError, KeyError) as error:
+            skipped.add(number, repr(error))
+
+
+_SEVERITY: Final = {
+    "TRACE": "trace", "DEBUG": "debug", "INFO": "info", "AUDIT": "notice", "WARNING": "warn", "ERROR": "error",
+    "CRITICAL": "fatal",
+}  # fmt: skip
+
+
+def _api_request(text: str, service: str) -> EventIn | None:
+    """The request a line tells of, ids in its path left out; None if it tells of none."""
+    found = _API.search(text)
+    if not found:
+        return None
+    status, _ = _status(found["status"])
+    name = _route(found["method"], _IDENTIFIER.sub("{id}", found["path"]))
+    return EventIn(
+        service=service, name=name, status=status, latency_ms=round(float(found["seconds"]) * 1000, 3)
+    )
