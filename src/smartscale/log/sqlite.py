@@ -32,7 +32,6 @@ refused.
 from __future__ import annotations
 
 import heapq
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -732,7 +731,7 @@ class _Cursor:
         self._file = file
         self._names: dict[int, TopicPartition] = {}
         self._positions: dict[int, int | None] = {}
-        """None: at the beginning, wherever that is by then."""
+        """None: at the beginning, wherever that is at the next fetch."""
         self.paused: set[int] = set()
         self._told: set[int] = set()
         """Partitions whose end has been reported and that have not moved since."""
@@ -753,11 +752,13 @@ class _Cursor:
 
         Every partition gets an equal share of ``max_bytes`` at first sight; each is first in its turn, so a record
         larger than the share is read then."""
-        active = [i for i in self._positions if i not in self.paused]
+        active = sorted(self._positions.keys() - self.paused, key=self._names.__getitem__)
         bounds = {i: self._file.bounds(i) for i in active}
         for i in active:
             position = self._positions[i]
-            if position is not None and not bounds[i].begin <= position <= bounds[i].end:
+            if position is None:
+                self._positions[i] = bounds[i].begin
+            elif not bounds[i].begin <= position <= bounds[i].end:
                 raise OffsetOutOfRange(
                     f"{self._names[i]}: offset {position} is outside the log, which holds {bounds[i].begin} to "
                     f"{bounds[i].end}: retention has removed it, or the log is another one; seek to go on"
@@ -767,27 +768,22 @@ class _Cursor:
         records: list[Record] = []
         ends: set[int] = set()
         left = max_bytes
-        for waiting, i in zip(itertools.count(len(active), -1), active[turn:] + active[:turn], strict=False):
-            if left > 0 or not records:
-                left -= self._fetch_one(i, bounds[i], left // waiting, left, records)
+        for done, i in enumerate(active[turn:] + active[:turn]):
+            if self._positions[i] != bounds[i].end and (left > 0 or not records):
+                left -= self._fetch_one(i, bounds[i].end, left // (len(active) - done), left, records)
             if self._positions[i] == bounds[i].end:
                 ends.add(i)
         news = bool(records) or not ends <= self._told
         self._told = ends
         return Poll(records=records, ends=frozenset(self._names[i] for i in ends)), news
 
-    def _fetch_one(self, i: int, bounds: Bounds, share: int, left: int, records: list[Record]) -> int:
+    def _fetch_one(self, i: int, end: int, share: int, left: int, records: list[Record]) -> int:
         """Read partition ``i`` until it has used its share; the bytes read."""
-        position = self._positions[i]
-        first = bounds.begin if position is None else position
-        if first == bounds.end:
-            self._positions[i] = bounds.end
-            return 0
         topic, p = self._names[i]
         used = 0
         rows = self._file.db.execute(
             "SELECT id, timestamp_ms, key, headers, value FROM records WHERE id >= ? AND id < ? ORDER BY id",
-            (_row(i, first), _row(i, bounds.end)),
+            (_row(i, self._positions[i] or 0), _row(i, end)),
         )
         for row, stamp, key, headers, value in rows:
             if records and used + len(value) > left:
@@ -801,7 +797,7 @@ class _Cursor:
             if used >= share:
                 break
         else:
-            self._positions[i] = bounds.end  # past what compaction has removed at the end
+            self._positions[i] = end  # past what compaction has removed at the end
         rows.close()
         return used
 

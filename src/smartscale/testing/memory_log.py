@@ -228,7 +228,7 @@ class _Cursor:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
         self.positions: dict[TopicPartition, int | None] = {}
-        """None: at the beginning, wherever that is by then."""
+        """None: at the beginning, wherever that is at the next fetch."""
         self.paused: set[TopicPartition] = set()
         self.told: set[TopicPartition] = set()
         """Partitions whose end has been reported and that have not moved since."""
@@ -248,30 +248,39 @@ class _Cursor:
         active = [at for at in sorted(self.positions) if at not in self.paused]
         for at in active:
             partition, offset = self._log._partition(at), self.positions[at]
-            if offset is not None and not partition.begin <= offset <= partition.end:
+            if offset is None:
+                self.positions[at] = partition.begin
+            elif not partition.begin <= offset <= partition.end:
                 raise OffsetOutOfRange(
                     f"{at}: offset {offset} is outside the log, which holds {partition.begin} to {partition.end}"
                 )
         self._turn += 1
-        start = self._turn % len(active) if active else 0
+        turn = self._turn % len(active) if active else 0
         records: list[Record] = []
-        total = 0
-        for at in active[start:] + active[:start]:
-            partition = self._log._partition(at)
-            offset = self.positions[at]
-            first = 0 if offset is None else bisect_left(partition.records, offset, key=lambda r: r.offset)
-            for record in partition.records[first:]:
-                if records and total + len(record.value) > max_bytes:
-                    break
-                records.append(record)
-                total += len(record.value)
-                self.place(at, record.offset + 1)
-            else:
-                self.positions[at] = partition.end
+        left = max_bytes
+        for done, at in enumerate(active[turn:] + active[:turn]):
+            if left > 0 or not records:
+                left -= self._fetch_one(at, left // (len(active) - done), left, records)
         ends = frozenset(at for at in active if self.positions[at] == self._log._partition(at).end)
         news = bool(records) or not ends <= self.told
         self.told = set(ends)
         return Poll(records=records, ends=ends), news
+
+    def _fetch_one(self, at: TopicPartition, share: int, left: int, records: list[Record]) -> int:
+        """Read ``at`` until its share is used; the bytes read."""
+        partition = self._log._partition(at)
+        used = 0
+        first = bisect_left(partition.records, self.positions[at] or 0, key=lambda r: r.offset)
+        for record in partition.records[first:]:
+            if records and used + len(record.value) > left:
+                return used
+            records.append(record)
+            self.positions[at] = record.offset + 1
+            used += len(record.value)
+            if used >= share:
+                return used
+        self.positions[at] = partition.end
+        return used
 
 
 class MemoryPublisher:
