@@ -17,6 +17,8 @@ Memory = npt.NDArray[np.float64]
 
 DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
+CLIP = 2.5
+"""Mean absolute errors that a slope learns from at most: Huber's k = 2 in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +66,33 @@ class Mean:
 class Trend:
     """Holt's linear trend, damped (Gardner and McKenzie 1985): level + (phi + ... + phi^h) * slope.
 
-    Memory: level, slope, values seen. Over a gap it moves along its own forecast."""
+    The slope learns from an error clipped at ``CLIP`` mean errors (after Gelper, Fried and Croux 2010): a jump
+    is a new level, not a slope. Memory: level, slope, values seen, mean absolute error. Over a gap it moves
+    along its own forecast."""
 
     name: str
     alpha: float
     beta: float
     phi: float
-    width: int = 3
+    width: int = 4
 
     def fresh(self, n_series: int) -> Memory:
-        return np.tile([np.nan, 0.0, 0.0], (n_series, 1))
+        return np.tile([np.nan, 0.0, 0.0, 0.0], (n_series, 1))
 
     def learn(self, memory: Memory, values: Floats) -> Memory:
-        level, slope, seen = memory.T
+        level, slope, seen, size = memory.T
         known = ~np.isnan(values)
         expected = level + self.phi * slope
-        error = np.where(known, values - expected, 0.0)
-        new_level = expected + np.maximum(self.alpha, 1 / (seen + 1)) * error
-        new_slope = self.phi * slope + self.alpha * self.beta * error
-        first = known & (seen == 0)
-        return np.stack(
-            [np.where(first, values, new_level), np.where(seen == 0, 0.0, new_slope), seen + known], axis=1
+        error = np.where(known & (seen > 0), values - expected, 0.0)
+        bound = np.where(seen > 2, CLIP * size, np.inf)
+        gain = np.maximum(0.1, 1 / np.maximum(seen, 1))
+        new_size = np.where(
+            known & (seen > 0), size + gain * (np.minimum(np.abs(error), 2 * bound) - size), size
         )
+        new_level = expected + np.maximum(self.alpha, 1 / (seen + 1)) * error
+        new_slope = self.phi * slope + self.alpha * self.beta * np.clip(error, -bound, bound)
+        first = known & (seen == 0)
+        return np.stack([np.where(first, values, new_level), new_slope, seen + known, new_size], axis=1)
 
     def forecast(self, memory: Memory, _past: Past, horizon: int) -> Memory:
         reach = np.cumsum(self.phi ** np.arange(1, horizon + 1))

@@ -1,9 +1,10 @@
-"""From a point to calibrated quantiles: scaled residuals, a tail, and adaptive conformal levels.
+"""From a point to calibrated quantiles: residuals, a tail, and adaptive conformal levels.
 
-For every target (a value some steps ahead, or the maximum until then) the last ``RING`` residuals, divided by a
-running scale, are kept. The ring starts full of a prior sample, quantiles of Student's t with 5 degrees of
-freedom (heavier than normal, as operations data is), and each true residual replaces one of it: evidence takes
-over from the prior at its own pace.
+For every target (a value some steps ahead, or the maximum until then) the last ``RING`` residuals are kept. Places
+not yet filled are taken by a prior sample, quantiles of Student's t with 5 degrees of freedom (heavier than
+normal, as operations data is) times a spread that is learned much faster than a distribution: evidence takes
+over from the prior at its own pace. The residuals themselves are never rescaled: a band is never wider than
+what was really seen, where residuals in units of a moving scale multiply one burst by the next.
 
 - Inside, a quantile is the ring's. Beyond the outer tenth it follows the exponential tail fitted to the excesses
   there (peaks over threshold, Pickands 1975, with shape 0), which 64 residuals can support and 0.999 needs.
@@ -31,31 +32,48 @@ OUTER: Final = 0.1
 """Share of residuals that the tail is fitted to."""
 LEVEL_MARGIN: Final = 0.0005
 """Adapted levels stay this far inside (0, 1)."""
-MAX_Z: Final = 12.0
-"""Residuals are clipped to this many scales: one absurd value must not own the tail for an hour."""
+LEAST_TAIL: Final = 0.1
+"""Mean excess of a tail at least, in spreads: even equal residuals are no proof that nothing else can be."""
 
 
-def prior(peak_of: int = 1) -> Ring:
-    """The prior sample, shape (RING,), in a fixed shuffled order so that replacing it favours no side.
-
-    ``peak_of``: sample of the maximum of so many independent draws, ``F(x) ** peak_of``."""
-    levels = ((np.arange(RING) + 0.5) / RING) ** (1 / peak_of)
-    sample = special.stdtrit(5, levels) / np.sqrt(5 / 3)
+def prior() -> Ring:
+    """The prior sample, shape (RING,), in a fixed shuffled order so that replacing it favours no side."""
+    sample = special.stdtrit(5, (np.arange(RING) + 0.5) / RING) / np.sqrt(5 / 3)
     return np.random.default_rng(5).permutation(sample).astype(np.float32)
 
 
-def quantiles(ring: Ring, levels: Array) -> Array:
-    """Quantiles of each ring at its own levels.
+PRIOR: Final = prior()
 
-    ``ring`` has shape (..., RING), ``levels`` (..., n_levels) in (0, 1); the answer has the shape of ``levels``.
+
+def peak_shift(steps: int) -> float:
+    """Median of the maximum of so many independent standard normal draws: by how much chance alone lifts it.
+
+    >>> round(peak_shift(1), 9), round(peak_shift(10), 2)
+    (0.0, 1.5)
     """
+    return float(special.ndtri(0.5 ** (1 / steps)))
+
+
+def fill(ring: Ring, spread: Array, shift: Array) -> Ring:
+    """The ring with its empty (NaN) places taken by the prior around ``shift``.
+
+    ``ring`` (..., RING), ``spread`` (...), ``shift`` broadcast to it."""
+    center = np.broadcast_to(shift, spread.shape)[..., None].astype(np.float32)
+    return np.where(np.isnan(ring), PRIOR * spread[..., None].astype(np.float32) + center, ring)
+
+
+def quantiles(ring: Ring, levels: Array, spread: Array) -> Array:
+    """Quantiles of each filled ring at its own levels.
+
+    ``ring`` has shape (..., RING), ``levels`` (..., n_levels) in (0, 1), ``spread`` (...); the answer has the
+    shape of ``levels``."""
     ordered = np.sort(ring, axis=-1).astype(np.float64)
     position = np.clip(levels * RING - 0.5, 0, RING - 1)
     below = np.minimum(position.astype(np.int64), RING - 2)
     left = np.take_along_axis(ordered, below, axis=-1)
     right = np.take_along_axis(ordered, below + 1, axis=-1)
     inner = left + (position - below) * (right - left)
-    tails = _tails(ordered)
+    tails = _tails(ordered, spread)
     upper = tails.high[..., None] + tails.high_mean[..., None] * np.log(OUTER / np.maximum(1 - levels, 1e-12))
     lower = tails.low[..., None] - tails.low_mean[..., None] * np.log(OUTER / np.maximum(levels, 1e-12))
     tail_from = OUTER / 2
@@ -71,10 +89,10 @@ class Tails(NamedTuple):
     high_mean: Array
 
 
-def _tails(ordered: Array) -> Tails:
+def _tails(ordered: Array, spread: Array) -> Tails:
     outer = round(OUTER * RING)
     low, high = ordered[..., outer], ordered[..., RING - 1 - outer]
-    least = 0.1  # of the scale: a ring of equal residuals still has a tail
+    least = LEAST_TAIL * spread
     return Tails(
         low,
         np.maximum(low - ordered[..., :outer].mean(axis=-1), least),
@@ -83,12 +101,12 @@ def _tails(ordered: Array) -> Tails:
     )
 
 
-def tail_probabilities(ring: Ring, z: Array) -> tuple[Array, Array]:
-    """Chance of a residual as low as ``z``, and of one as high, for rings (n, RING) and ``z`` (n,).
+def tail_probabilities(ring: Ring, z: Array, spread: Array) -> tuple[Array, Array]:
+    """Chance of a residual as low as ``z``, and of one as high, for filled rings (n, RING), ``z`` and ``spread`` (n,).
 
-    Not below 1 / RING inside, following the exponential tails outside; NaN gives 1."""
+    At least ``OUTER`` inside, following the exponential tails outside; NaN gives 1."""
     ordered = np.sort(ring, axis=-1).astype(np.float64)
-    tails = _tails(ordered)
+    tails = _tails(ordered, spread)
     rank_low = np.clip((ordered <= z[:, None]).mean(axis=1), OUTER, 1.0)
     rank_high = np.clip((ordered >= z[:, None]).mean(axis=1), OUTER, 1.0)
     low = np.where(z < tails.low, OUTER * np.exp((z - tails.low) / tails.low_mean), rank_low)
@@ -97,7 +115,11 @@ def tail_probabilities(ring: Ring, z: Array) -> tuple[Array, Array]:
     return np.where(known, low, 1.0), np.where(known, high, 1.0)
 
 
-def adapt(levels: Array, targets: Array, hit: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> Array:
-    """Levels after one more truth. ``hit``: the truth was at or below the quantile. Shapes (n, n_levels); ``known`` (n,)."""
-    moved = levels + GAMMA * (targets - hit)
+def adapt(
+    levels: Array, targets: Array, hit: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], horizon: int
+) -> Array:
+    """Levels after one more truth. ``hit``: the truth was at or below the quantile. Shapes (n, n_levels); ``known`` (n,).
+
+    Truths of neighbouring origins share all but a ``horizon``-th of their way, so each counts for that much."""
+    moved = levels + GAMMA / horizon * (targets - hit)
     return np.where(known[:, None], np.clip(moved, LEVEL_MARGIN, 1 - LEVEL_MARGIN), levels)

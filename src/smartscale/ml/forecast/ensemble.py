@@ -45,6 +45,8 @@ PRIOR_GROWTH: Final = 0.03
 """Prior error a step, on the square-root scale: 6 % of the rate, growing with the root of the horizon."""
 NOISE_FLOOR: Final = 0.3
 """Spread never falls below this share of a Poisson count's: metronomes exist, but not for ever."""
+SPREAD_STEPS: Final = 30.0
+"""The prior's spread looks back this many steps and one horizon: it stands in until the ring has filled."""
 WARM_UP: Final = 12
 """Values seen before the trend rung, and before any alert: two minutes of 10 s."""
 SCORE_STEPS: Final = 300.0
@@ -91,11 +93,6 @@ class Target:
     slot: int
     """First of its ``horizon`` slots in ``State.issued``."""
 
-    @property
-    def stride(self) -> int:
-        """Steps between kept residuals: neighbours share most of their error, four an own horizon suffice."""
-        return max(1, self.horizon // 4)
-
 
 class Forecaster:
     """The plan: which methods, horizons and levels. Holds no data; every call is given the ``State``.
@@ -115,7 +112,8 @@ class Forecaster:
         self._values = [i for i, target in enumerate(self.targets) if not target.is_peak]
         self._peaks = [0, *(i for i, target in enumerate(self.targets) if target.is_peak)]
         self._mix = _interpolation(self.anchors, horizon)
-        self._priors = np.stack([conformal.prior(t.horizon if t.is_peak else 1) for t in self.targets])
+        lift = [conformal.peak_shift(t.horizon) if t.is_peak else 0.0 for t in self.targets]
+        self._shift = np.array(lift) * count_noise(step_s)
         self._day, self._week = DAY_S / step_s, WEEK_S / step_s
 
     def fresh(self, n_series: int) -> State:
@@ -131,7 +129,7 @@ class Forecaster:
                 (n_series, sum(t.horizon for t in self.targets), 1 + len(LEVELS)), np.nan, np.float32
             ),
             spread=np.zeros((n_series, targets, 2)),
-            ring=np.repeat(self._priors[None], n_series, axis=0),
+            ring=np.full((n_series, targets, conformal.RING), np.nan, np.float32),
             inserted=np.zeros((n_series, targets), np.int64),
             levels=np.broadcast_to(LEVELS, (n_series, targets, len(LEVELS))).copy(),
             score=np.zeros((n_series, 4)),
@@ -177,10 +175,11 @@ class Forecaster:
         """How far the values of step ``origin + 1`` are from what was expected of them, see ``Surprise``."""
         path, _, _ = self._mixture(state, memory, origin, horizon=1)
         spread = self._spread(state, path)[:, 0]
-        z = (to_root(rates, self.step_s) - path[:, 0]) / spread
-        low, high = conformal.tail_probabilities(state.ring[:, 0], z)
-        edges = np.broadcast_to(np.array([0.001, 0.999]), (len(z), 2))
-        band = path + spread[:, None] * conformal.quantiles(state.ring[:, 0], edges)
+        ring = conformal.fill(state.ring[:, 0], spread, self._shift[:1])
+        residual = to_root(rates, self.step_s) - path[:, 0]
+        low, high = conformal.tail_probabilities(ring, residual, spread)
+        edges = np.broadcast_to(np.array([0.001, 0.999]), (len(residual), 2))
+        band = path + conformal.quantiles(ring, edges, spread)
         return Surprise(
             expected=to_rate(path[:, 0], self.step_s),
             low=to_rate(band[:, 0], self.step_s),
@@ -267,19 +266,17 @@ class Forecaster:
         issued = state.issued[:, target.slot + step % target.horizon].astype(np.float64)
         residual = actual - issued[:, 0]
         known = ~np.isnan(residual)
-        z = residual / self._spread_of(state, g, issued[:, 0])
-        if step % target.stride == 0:
+        if step % target.horizon == 0:  # neighbours share their errors: one burst must not fill the ring
             rows = np.flatnonzero(known)
-            places = state.inserted[rows, g] % conformal.RING
-            state.ring[rows, g, places] = np.clip(z[rows], -conformal.MAX_Z, conformal.MAX_Z)
+            state.ring[rows, g, state.inserted[rows, g] % conformal.RING] = residual[rows]
             state.inserted[rows, g] += 1
-        fade = weighting.fade(target.horizon)
-        # Winsorised at 4 scales, so that one burst does not blind the detector for an hour.
-        size = np.abs(np.clip(z, -4, 4)) * self._spread_of(state, g, issued[:, 0])
+        fade = np.exp(-1 / (SPREAD_STEPS + target.horizon))
+        # Winsorised, so that the spread is that of ordinary steps.
+        size = np.minimum(np.abs(residual), 4 * self._spread_of(state, g, issued[:, 0]))
         grown = state.spread[:, g] * fade + np.stack([size, np.ones(len(size))], axis=1)
         state.spread[:, g] = np.where(known[:, None], grown, state.spread[:, g])
         hit = actual[:, None] <= issued[:, 1:]
-        state.levels[:, g] = conformal.adapt(state.levels[:, g], LEVELS, hit, known)
+        state.levels[:, g] = conformal.adapt(state.levels[:, g], LEVELS, hit, known, target.horizon)
 
     def _issue(self, state: State, step: int) -> None:
         path, paths, _ = self._mixture(state, state.memory, step)
@@ -296,7 +293,8 @@ class Forecaster:
 
     def _offsets(self, state: State, path: Array) -> Array:
         """Distance of every target's quantiles from its point, (n, G, Q)."""
-        return self._spread(state, path)[:, :, None] * conformal.quantiles(state.ring, state.levels)
+        spread = self._spread(state, path)
+        return conformal.quantiles(conformal.fill(state.ring, spread, self._shift), state.levels, spread)
 
     def _spread(self, state: State, path: Array) -> Array:
         """Scale of every target's residuals, (n, G)."""
