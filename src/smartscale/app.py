@@ -149,7 +149,7 @@ def run_stage(
     itself). ``run`` stands in for the stage of that name. The log must have its topics (``smartscale topics``).
     """
     stop = threading.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     try:
         lifeline.watch(stop)
         health = Health(name)
@@ -179,7 +179,7 @@ def run_stage(
     return CLEAN
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
+def stop_on_signals(stop: threading.Event) -> None:
     """The first signal stops in good order; a second one has its usual effect, at once.
 
     The handler only writes to a pipe and a thread sets the event: a handler that did so itself could meet its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from smartscale.errors import SmartScaleError
 from smartscale.log.port import Log, Reader, Record, TopicPartition, lag
 from smartscale.records import metrics, schema, topics
 from smartscale.records.decisions import Decision, decode_decision
+from smartscale.records.forecasts import Incident, decode_incident
 from smartscale.view.model import MAX_SERVICES, Latencies, Model
 from smartscale.view.terminal import Books
 
@@ -56,6 +58,8 @@ class Seen:
     trouble: str | None = None
     newest: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """End of the newest window of each (tenant, service, kind)."""
+    told: deque[Incident] = field(default_factory=lambda: deque(maxlen=10_000))
+    """Every state of every incident, as it was told."""
     rounds: int = 0
     """Complete readings so far."""
 
@@ -68,6 +72,8 @@ class Seen:
                     self._published(record, world)
                 case b"decision/1":
                     self._decided(decode_decision(record.value))
+                case b"incident/1":
+                    self.told.append(decode_incident(record.value))
 
     def _published(self, record: Record, world: Clock) -> None:
         row = metrics.decode_row(record.value)

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from rich.table import Table
 
+from smartscale.clock import MICROS
 from smartscale.records import forecasts
 from smartscale.records.forecasts import Incident
 
@@ -104,42 +105,29 @@ def read_load_summary(directory: Path) -> LoadSummary | None:
 
 
 def judge(
-    injected: Iterable[Injected], incidents: Sequence[Incident], now_us: int, reach_us: int
+    injected: Iterable[Injected], told: Sequence[Incident], reach_us: int
 ) -> tuple[list[Verdict], list[str]]:
-    """Injected faults against incidents: matched by service, overlap in time (an incident may begin up to
-    ``reach_us`` after the fault's end: windows end later than what they hold) and class.
+    """Injected faults against what was told: every state of every incident, in the order of the log.
 
-    The second answer tells the incidents that overlap no injected fault."""
+    A fault is found if an incident of its service had the expected class at a time (``updated_us``) from the
+    fault's start to ``reach_us`` after its end, for results come after the windows that show them. The second
+    answer tells the incidents that were no fault's at any time."""
     injected = list(injected)
 
-    def overlaps(fault: Injected, incident: Incident) -> bool:
-        end_us = incident.end_us if incident.end_us is not None else now_us
-        return (
-            incident.service == fault.service
-            and incident.start_us < fault.end_us + reach_us
-            and end_us > fault.start_us
-        )
+    def belongs(fault: Injected, state: Incident) -> bool:
+        return state.service == fault.service and fault.start_us <= state.updated_us < fault.end_us + reach_us
 
     verdicts = []
     for fault in injected:
         expected = EXPECTED_CLASS[fault.kind]
-        touching = sorted((i for i in incidents if overlaps(fault, i)), key=lambda i: i.start_us)
-        right = [i for i in touching if i.class_ == expected]
-        delay_s = max(0.0, (right[0].start_us - fault.start_us) / 1e6) if right else None
-        verdicts.append(
-            Verdict(
-                fault.service,
-                fault.kind,
-                expected,
-                bool(right),
-                delay_s,
-                sorted({i.class_ for i in touching}),
-            )
-        )
-    others = [
-        f"{i.class_} of {i.service}: {i.text}" for i in incidents if not any(overlaps(f, i) for f in injected)
-    ]
-    return verdicts, others
+        touching = [state for state in told if belongs(fault, state)]
+        right = next((state for state in touching if state.class_ == expected), None)
+        delay_s = (right.updated_us - fault.start_us) / MICROS if right is not None else None
+        classes = sorted({state.class_ for state in touching})
+        verdicts.append(Verdict(fault.service, fault.kind, expected, right is not None, delay_s, classes))
+    explained = {state.id for state in told for fault in injected if belongs(fault, state)}
+    others = {state.id: state for state in told if state.id not in explained}
+    return verdicts, [f"{state.class_} of {state.service}: {state.text}" for state in others.values()]
 
 
 def table(summary: Summary) -> Table:

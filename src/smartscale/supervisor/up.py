@@ -352,13 +352,8 @@ class _Run:
         seen, _ = self.observer.look()
         books = seen.books
         load = read_load_summary(Path(self.prepared.settings.sample.directory))
-        reach_us = round(2 * max(self.options.settings.windows.tumbling_s[:1]) * MICROS)
-        verdicts, others = judge(
-            load.faults if load else [],
-            list(seen.model.incidents.values()),
-            self.prepared.world.now_us(),
-            reach_us,
-        )
+        reach_us = round(2 * self.options.settings.ml.step_s * MICROS)
+        verdicts, others = judge(load.faults if load else [], list(seen.told), reach_us)
         return Summary(
             accepted=books.accepted if books else None,
             windowed=books.windowed if books else None,
