@@ -110,7 +110,8 @@ _CONSUMER: Mapping[str, object] = {
 _CLASSIC: Mapping[str, object] = {
     "group.protocol": "classic",
     "partition.assignment.strategy": "cooperative-sticky",
-    "session.timeout.ms": 10_000,  # with the newer protocol this is set on the broker
+    "session.timeout.ms": 10_000,  # with the newer protocol these two are set on the broker
+    "heartbeat.interval.ms": 1_000,  # how soon a member hears of a rebalance, of which a hand-over takes several
 }
 _READ: Mapping[str, object] = {
     "isolation.level": "read_committed",
@@ -151,7 +152,8 @@ _REFUSED = frozenset(
 _TOO_LARGE = frozenset(
     {_E.MSG_SIZE_TOO_LARGE, _E.RECORD_LIST_TOO_LARGE, _E.INVALID_RECORD, _E.POLICY_VIOLATION}
 )
-_NO_KIP848 = frozenset({_E.UNSUPPORTED_VERSION, _E._UNSUPPORTED_FEATURE})
+_NO_KIP848 = tuple(_E(code).str() for code in (_E.UNSUPPORTED_VERSION, _E._UNSUPPORTED_FEATURE))
+"""What a broker without the group protocol `consumer` answers; the client wraps it into a fatal error's text."""
 _CREATE = "create it with `smartscale topics`"
 
 
@@ -171,7 +173,7 @@ def _translate(error: ck.KafkaError, doing: str, servers: str) -> SmartScaleErro
         return PermanentError(f"{what}; records may have at most {MAX_RECORD_BYTES:,} bytes")
     if code in _REFUSED:
         return FatalLogError(f"{what}; check the credentials in the [kafka] settings and the broker's ACLs")
-    if error.fatal():
+    if error.fatal() or code == _E._FATAL:
         return FatalLogError(what)
     return LogUnavailable(
         f"{what}; is Kafka running at {servers}? (`make kafka` starts one on this machine; --log sets the address)"
@@ -760,7 +762,11 @@ class KafkaWorker:
         self._usable()
         deadline = monotonic_s() + timeout_s
         self._start_reading()
-        records = self._intake.read(timeout_s, max_bytes, lambda: bool(self._unplaced or self._revoked))
+        try:
+            records = self._intake.read(timeout_s, max_bytes, lambda: bool(self._unplaced or self._revoked))
+        except FatalLogError as error:
+            self._fall_back(error)
+            return Poll()
         assigned = self._positions(max(PLACE_S, deadline - monotonic_s())) if self._unplaced else {}
         revoked, self._revoked = frozenset(self._revoked), set()
         for at, position in assigned.items():
@@ -773,6 +779,15 @@ class KafkaWorker:
             revoked=revoked,
             ends=frozenset(self._intake.ends),
         )
+
+    def _fall_back(self, error: FatalLogError) -> None:
+        """Join by the older group protocol if that is what the broker's answer asks for."""
+        if self._protocol != "consumer" or not any(text in str(error) for text in _NO_KIP848):
+            self._broken = error
+            raise error
+        _log.info("this Kafka does not know the group protocol `consumer` (KIP-848): joining by `classic`")
+        self._consumer.close()
+        self._join("classic")
 
     def _positions(self, timeout_s: float) -> dict[TopicPartition, Position | None]:
         """Committed positions of the unplaced partitions. One that a running transaction may still move is left
