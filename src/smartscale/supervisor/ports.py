@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import tempfile
+from pathlib import Path
+from typing import IO
 
 from smartscale.errors import UserError
 
@@ -21,18 +26,42 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
-def take(count: int, taken: set[int], first: int = FIRST, host: str = "127.0.0.1") -> list[int]:
-    """The next ``count`` free ports from ``first`` that are not in ``taken``. Raises ``UserError`` if there are
-    too few."""
-    found: list[int] = []
-    for port in range(first, 32768):
-        if len(found) == count:
-            break
-        if port not in taken and is_free(port, host):
-            found.append(port)
-    if len(found) < count:
+class Claims:
+    """Ports promised to processes that have not opened them yet.
+
+    Two ``smartscale up`` that start at the same time would find the same ports free; so each port is claimed by a
+    locked file, which the kernel lets go of with this process, however it ends."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.gettempdir()) / f"smartscale-ports-{os.getuid()}"
+        self._held: list[IO[str]] = []
+
+    def take(self, count: int, first: int = FIRST, host: str = "127.0.0.1") -> list[int]:
+        """The next ``count`` free ports from ``first``, claimed. Raises ``UserError`` if there are too few."""
+        self._folder.mkdir(exist_ok=True)
+        found: list[int] = []
+        for port in range(first, 32768):
+            if len(found) == count:
+                return found
+            if self._claim(port) and is_free(port, host):
+                found.append(port)
         raise UserError(f"too few free ports from {first} on: {count} are needed on {host}")
-    return found
+
+    def _claim(self, port: int) -> bool:
+        file = (self._folder / str(port)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._held.append(file)
+        return True
+
+    def close(self) -> None:
+        """Let go of all."""
+        for file in self._held:
+            file.close()
+        self._held.clear()
 
 
 def check(port: int, host: str, setting: str) -> None:

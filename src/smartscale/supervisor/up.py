@@ -90,7 +90,8 @@ def up(options: Options) -> int:
     """
     with RunDirectory(options.directory) as directory:
         logs.set_up("up", to=directory)
-        prepared = _prepare(options, directory)
+        claims = ports.Claims()
+        prepared = _prepare(options, directory, claims)
         children = Children(prepared.commands, directory)
         observer = Observer(options.settings, f"{options.settings.windows.tumbling_s[0]:g}s")
         run = _Run(options, directory, prepared, children, observer)
@@ -99,6 +100,7 @@ def up(options: Options) -> int:
                 return run.run()
         finally:
             children.close()
+            claims.close()
             _stop_replicas(prepared.settings)
 
 
@@ -110,7 +112,7 @@ class _Prepared:
     world: Clock
 
 
-def _prepare(options: Options, directory: RunDirectory) -> _Prepared:
+def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) -> _Prepared:
     """Topics, the clock, ports and commands. Everything a person may have to mend is found here."""
     settings = options.settings
     if settings.ingest.port:
@@ -130,7 +132,7 @@ def _prepare(options: Options, directory: RunDirectory) -> _Prepared:
     ]
     if options.load is not None:
         names.append((LOAD, 0))
-    free = ports.take(len(names), set(), settings.ingest.port + 1 if settings.ingest.port else ports.FIRST)
+    free = claims.take(len(names), settings.ingest.port + 1 if settings.ingest.port else ports.FIRST)
     taken = dict(zip(names, free, strict=True))
     if settings.ingest.port:
         taken["ingest", 0] = settings.ingest.port

@@ -29,12 +29,21 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "run" / "inner").__enter__()
 
 
-def test_a_port_in_use_is_told_with_the_setting_and_left_out_when_choosing() -> None:
-    """Never the same port twice either."""
+def test_a_port_in_use_is_told_with_the_setting_that_chooses_another() -> None:
+    """Before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} .* is in use.*ingest.port"):
             ports.check(port, "127.0.0.1", "ingest.port")
-    found = ports.take(3, {ports.FIRST})
-    assert len(set(found)) == 3
-    assert ports.FIRST not in found
+
+
+def test_two_that_start_at_the_same_time_never_get_the_same_port() -> None:
+    """Although nobody listens there yet; a claim that was let go of can be had again."""
+    first, second = ports.Claims(), ports.Claims()
+    one, other = first.take(3), second.take(3)
+    assert not set(one) & set(other)
+    first.close()
+    third = ports.Claims()
+    assert set(third.take(3)) & set(one)
+    second.close()
+    third.close()
