@@ -100,6 +100,16 @@ class MemoryLog:
                 for record in partition.records
             ]
 
+    def restore(self, records: Iterable[Record]) -> None:
+        """Append records read elsewhere, each at its own offset and time of writing; gaps between offsets stay."""
+        with self._changed:
+            for record in records:
+                partition = self._partition(record.at)
+                partition.records.append(record)
+                partition.end, partition.last_ms = record.offset + 1, record.timestamp_ms
+                partition.bytes += record_bytes(record)
+            self._changed.notify_all()
+
     # The port.
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
