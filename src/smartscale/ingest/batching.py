@@ -82,12 +82,11 @@ def _targets(identities: Sequence[bytes | None], run: int, partitions: int, turn
     """Each event's partition, and how many runs of events without identity there are.
 
     The same formula as ``log.partitioner.event_partition``, for all at once."""
+    without = [i for i, identity in enumerate(identities) if identity is None]
     words = np.frombuffer(b"".join([identity or _NONE for identity in identities]), dtype="<u8")[::2]
     target = (words % np.uint64(partitions)).astype(np.int64)
-    without = np.array([identity is None for identity in identities])
-    count = int(without.sum())
-    target[without] = (turn + np.arange(count) // run) % partitions
-    return target, -(-count // run)
+    target[without] = (turn + np.arange(len(without)) // run) % partitions
+    return target, -(-len(without) // run)
 
 
 def _records(flat: _Flat, chosen: Indexes, partition: int, packing: Packing, now_us: int) -> Iterator[Packed]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-RECENT: Final = 200_000
-"""Identities remembered at least, twice that at most: about 40 MB, and seconds of a busy edge's events. Best effort:
-what is not recognised here is dropped downstream, where it is exact."""
+RECENT: Final = 50_000
+"""Identities remembered at least, twice that at most: about 10 MB, small enough for the processor's caches, and minutes of
+most edges' events. Best effort: what is not recognised here is dropped downstream, where it is exact."""
 
 
 class Recent:
@@ -21,11 +21,12 @@ class Recent:
 
     def __init__(self, size: int = RECENT) -> None:
         self._size = size
-        self._young: set[bytes] = set()
-        self._old: set[bytes] = set()
+        self._young: set[bytes | None] = set()
+        self._old: set[bytes | None] = set()
 
     def add(self, identities: Iterable[bytes | None]) -> None:
-        self._young.update(identity for identity in identities if identity is not None)
+        self._young.update(identities)
+        self._young.discard(None)
         if len(self._young) >= self._size:
             self._young, self._old = set(), self._young
 

@@ -113,7 +113,8 @@ def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int 
     else:
         raise ConfigError(
             f"file {path}: not understood from its first line {first[:80]!r}: a replay is a CSV with the columns timestamp "
-            "and requests, a CSV of single requests with a column timestamp, a log in Apache's combined format, or an OpenStack log"
+            "and requests, a CSV of single requests with a column timestamp, a log in "
+            "Apache's combined format, or an OpenStack log"
         )
     with rates.open_text(path) as lines:
         skipped = Skipped()

@@ -137,17 +137,17 @@ def _checked(events: list[EventIn], limits: Limits) -> Times:
     ids = [event.id for event in events if event.id is not None]
     users = [event.user for event in events if event.user is not None]
     attributes = [str(event.attributes, "utf-8") for event in events if event.attributes]
-    longest = max((len(text) for texts in (ids, users, attributes) for text in texts), default=0)
+    longest = sum(max(map(len, texts), default=0) for texts in (ids, users, attributes))
     good = (
         _plain("".join(services))
         and _plain("".join(names))
         and _plain("".join(ids))
         and topics.ALL_NAMES not in names
-        # 4 bytes a character at most, and room for the labels: what may be too large is measured in ``_each``.
-        and 4 * (3 * longest + 3 * MAX_LABEL) <= limits.max_event_bytes
+        # 4 bytes a character at most, and room for the rest: what may be too large is measured in ``_each``.
+        and 4 * (longest + 3 * MAX_LABEL) <= limits.max_event_bytes
         and all(text[0] in "{n" for text in attributes)
         and {event.severity.lower() for event in events if event.severity is not None} <= SEVERITIES.keys()
-        and not any(event.value is None for event in events if event.kind == topics.METRIC)
+        and None not in [event.value for event in events if event.kind == topics.METRIC]
     )
     if not good:
         raise _Suspect
@@ -332,14 +332,15 @@ def to_batch(
 
     ``identities[i]`` is the 16-byte identity of an event with an id, else None."""
     latency_ms = pa.array([event.latency_ms for event in events], pa.float64())
+    status = pa.array([event.status for event in events], pa.int16())
     columns = {
         "time": pa.array(times_us, pa.int64()),
-        "tenant": _labels([tenant] * len(events)),
+        "tenant": _constant(tenant, len(events)),
         "service": _labels([event.service for event in events]),
         "kind": _labels([event.kind for event in events]),
         "name": _labels([event.name for event in events]),
-        "status": pa.array([event.status for event in events], pa.int16()),
-        "error": pa.array(_errors(events), pa.bool_()),
+        "status": status,
+        "error": _errors(events, status),
         "latency": pc.round(pc.multiply(latency_ms, 1000.0)).cast(pa.int64()),
         "value": pa.array([event.value for event in events], pa.float64()),
         "user": pa.array(
@@ -356,20 +357,29 @@ def to_batch(
 
 
 def _labels(values: list[str]) -> pa.DictionaryArray:
-    distinct = set(values)
-    if len(distinct) == 1:
-        return pa.DictionaryArray.from_arrays(np.zeros(len(values), dtype=np.int32), list(distinct))
+    if len(set(values)) == 1:
+        return _constant(values[0], len(values))
     return pa.array(values, pa.string()).dictionary_encode()
 
 
-def _errors(events: Sequence[EventIn]) -> list[bool]:
-    return [
-        event.error
-        if event.error is not None
-        else (event.status is not None and event.status >= 500)
-        or (event.severity is not None and SEVERITIES[event.severity.lower()])
-        for event in events
+def _constant(value: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), [value])
+
+
+def _errors(events: Sequence[EventIn], status: pa.Int16Array) -> pa.BooleanArray:
+    """As given, else by severity or status; most events have only a status."""
+    by_status = pc.fill_null(pc.greater_equal(status, 500), False)
+    told = [
+        (place, event.error if event.error is not None else SEVERITIES[(event.severity or "").lower()])
+        for place, event in enumerate(events)
+        if event.error is not None or event.severity is not None
     ]
+    if not told:
+        return by_status
+    errors = by_status.to_pylist()
+    for place, error in told:
+        errors[place] = error if events[place].error is not None else error or errors[place]
+    return pa.array(errors, pa.bool_())
 
 
 def _attributes(event: EventIn) -> str | None:
