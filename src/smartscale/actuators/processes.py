@@ -24,6 +24,7 @@ Replicas live in sessions of their own and survive the controller. They end with
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import select
@@ -43,6 +44,8 @@ from smartscale.clock import Clock, monotonic_s, wall_ms
 from smartscale.errors import PermanentError, RetryableError
 from smartscale.records.decisions import Decision
 from smartscale.telemetry import lifeline
+
+log = logging.getLogger(__name__)
 
 LOCK_S: Final = 5.0
 """Real. How long to wait for the registry's lock; holders need milliseconds."""
@@ -222,7 +225,10 @@ def stop_all(root: Path, drain_s: float = 5.0) -> int:
     for fleet in sorted(root.absolute().glob("*/fleet.json")):
         directory = fleet.parent
         with _locked(directory):
-            _write(fleet, msgspec.structs.replace(_read(directory), desired=0))
+            try:
+                _write(fleet, msgspec.structs.replace(_read(directory), desired=0))
+            except PermanentError as error:
+                log.error("%s (its replicas are ended all the same)", error)
             for replica in _replicas(directory):
                 if _lives(replica):
                     _drain(directory, replica)

@@ -160,7 +160,9 @@ class _Controller:
         if self.must_rewind:
             self._worker.rewind()
             self.must_rewind = False
-        wait_s = self._clock.to_real_s((self._due_us - self._clock.now_us()) / MICROS)
+        wait_s = (
+            self._clock.to_real_s((self._due_us - self._clock.now_us()) / MICROS) if self._owned else POLL_S
+        )
         poll = self._worker.poll(min(max(wait_s, 0.0), POLL_S))
         for at in poll.revoked:
             self._owned.pop(at.partition, None)
@@ -175,7 +177,7 @@ class _Controller:
             if at.partition in self._owned:
                 self._owned[at.partition].caught_up = True
         self._read_aside()
-        if self._clock.now_us() >= self._due_us:
+        if self._owned and self._clock.now_us() >= self._due_us:
             self._due_us = self._clock.now_us() + round(self._settings.interval_s * MICROS)
             self._evaluate()
 
@@ -235,8 +237,6 @@ class _Controller:
     def _evaluate(self) -> None:
         """Steps 1 to 4 of an evaluation (see the module)."""
         self._reload()
-        if not self._owned:
-            return
         mine = [(p, policy) for p in sorted(self._owned) for policy in self._policies.get(p, [])]
         fleets = self._lanes.observe([policy.spec.scale_target_ref for _, policy in mine], OBSERVE_S)
         decided: list[tuple[int, Policy, State, Decision]] = []
