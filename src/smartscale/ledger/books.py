@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import msgspec
 import pyarrow as pa
 
+from smartscale.errors import SchemaError
 from smartscale.log.port import Record
 from smartscale.records import dead_letters, metrics, partials, schema
 from smartscale.records.events import event_count
@@ -57,6 +58,7 @@ class _Open(msgspec.Struct):
     """A combine transaction of which not all copies have been read."""
 
     inputs: list[partials.InputRange]
+    """Those it moved in."""
     copies: set[int]
     rows: int
 
@@ -75,6 +77,8 @@ class _Partition(msgspec.Struct):
     position: int = 0
     final_us: int = 0
     read_rows: int = 0
+    emitted: int = 0
+    """In final rows whose transaction's progress has not been read yet."""
     windowed: int = 0
     late: int = 0
     waiting_rows: dict[int, list[tuple[int, int]]] = {}
@@ -92,6 +96,8 @@ class Books(msgspec.Struct):
     inputs: dict[str, _Input] = {}
     partitions: dict[int, _Partition] = {}
     transactions: dict[str, _Open] = {}
+    ending: dict[str, str] = {}
+    """Open transaction by where it ends in an input (``topic/partition@offset``): the next one begins there."""
     settled_rows: int = 0
     duplicates: int = 0
     dead: int = 0
@@ -105,10 +111,11 @@ class Books(msgspec.Struct):
         if kind == schema.METRIC:
             row = _decode_row(record.value)
             if row.final and row.name != ALL_NAMES and row.window == self.base.label:
-                one.windowed += row.count
+                one.emitted += row.count
         elif kind == schema.PROGRESS:
             progress = metrics.decode_progress(record.value)
             one.position, one.final_us = progress.position, progress.final_us
+            one.windowed, one.emitted = one.windowed + one.emitted, 0
             self._read(one)
 
     def take_dead_letter(self, record: Record) -> None:
@@ -123,22 +130,28 @@ class Books(msgspec.Struct):
             self._read(one)
 
     def take_partials(self, record: Record) -> None:
-        """A record of ``partials``."""
+        """A record of ``partials``. One that cannot be read counts as missing, so its events show in the difference."""
         one = self.partitions.setdefault(record.partition, _Partition())
-        envelope, batch = partials.decode(record.value)
+        try:
+            envelope, batch = partials.decode(record.value)
+        except SchemaError:
+            return
         rows = _by_pane(batch)
         one.waiting_rows.setdefault(record.offset, []).extend((self._base_end(pane), n) for pane, n in rows)
         self._read(one)
-        if not envelope.inputs:
+        moved = [part for part in envelope.inputs if part.end > part.first]
+        if not moved:  # tells watermarks only
             return
-        identity = ";".join(f"{i.topic}/{i.partition}:{i.first}-{i.end}" for i in envelope.inputs)
-        known = self.transactions.setdefault(identity, _Open(envelope.inputs, set(), 0))
+        events = sum(n for _, n in rows)
+        if all(part.end <= self._input(part).settled_end for part in moved):  # doubled: settled before
+            self.settled_rows += events
+            return
+        identity = ";".join(f"{part.topic}/{part.partition}:{part.first}-{part.end}" for part in moved)
+        known = self.transactions.setdefault(identity, _Open(moved, set(), 0))
+        self.ending |= {_place(part, part.end): identity for part in moved}
         known.copies.add(record.partition)
-        known.rows += sum(n for _, n in rows)
-        if self._is_settled(known):  # another copy of what was settled before: doubled
-            self.settled_rows += known.rows
-            del self.transactions[identity]
-        elif len(known.copies) == self.copies:
+        known.rows += events
+        if len(known.copies) == self.copies:
             self._settle(identity)
 
     def take_input(self, record: Record) -> None:
@@ -163,31 +176,29 @@ class Books(msgspec.Struct):
             accepted, windowed, late, self.dead, self.duplicates, unread, between, open_, accepted - accounted
         )
 
-    def _is_settled(self, one: _Open) -> bool:
-        ends = [
-            (i.end, self.inputs.setdefault(f"{i.topic}/{i.partition}", _Input()).settled_end)
-            for i in one.inputs
-        ]
-        return all(end <= settled for end, settled in ends) and any(i.end > i.first for i in one.inputs)
-
     def _settle(self, identity: str) -> None:
         """Book a transaction, and before it every earlier one of the same inputs that still misses a copy."""
-        one = self.transactions.pop(identity)
-        reach = {(i.topic, i.partition): i.first for i in one.inputs if i.end > i.first}
-        for other, older in list(self.transactions.items()):
-            if any(i.end > i.first and i.end <= reach.get((i.topic, i.partition), -1) for i in older.inputs):
-                del self.transactions[other]
-                self._book(older)
-        self._book(one)
+        due = [identity]
+        for later in due:
+            for part in self.transactions[later].inputs:
+                earlier = self.ending.get(_place(part, part.first))
+                if earlier is not None and earlier not in due:
+                    due.append(earlier)
+        for transaction in due:
+            self._book(self.transactions.pop(transaction))
 
     def _book(self, one: _Open) -> None:
         self.settled_rows += one.rows
         for part in one.inputs:
             self.duplicates += part.duplicates
             self.dead += part.dead
-            known = self.inputs.setdefault(f"{part.topic}/{part.partition}", _Input())
+            self.ending.pop(_place(part, part.end), None)
+            known = self._input(part)
             known.settled_end = max(known.settled_end, part.end)
             known.unread = {offset: n for offset, n in known.unread.items() if offset >= known.settled_end}
+
+    def _input(self, part: partials.InputRange) -> _Input:
+        return self.inputs.setdefault(f"{part.topic}/{part.partition}", _Input())
 
     def _read(self, one: _Partition) -> None:
         """Move what window has read by now from waiting to open, and what is final out of open."""
@@ -203,6 +214,10 @@ class Books(msgspec.Struct):
 
     def _base_end(self, pane: int) -> int:
         return next(self.base.ends_containing(pane))
+
+
+def _place(part: partials.InputRange, offset: int) -> str:
+    return f"{part.topic}/{part.partition}@{offset}"
 
 
 class _Row(msgspec.Struct):

@@ -10,6 +10,7 @@ A heartbeat is a small JSON record in the same partitions (``schema`` = ``heartb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -85,11 +86,19 @@ def decode(value: bytes, columns: Sequence[str] | None = None) -> pa.RecordBatch
     """The batch in a record's value, only the named columns if given (in the schema's order).
 
     Raises ``SchemaError`` if the value is no such batch."""
-    included = sorted(_INDEX[name] for name in columns) if columns is not None else None
+    included = sorted(_INDEX[name] for name in columns or SCHEMA.names)
     options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
     try:
         with pa.ipc.open_stream(value, options=options) as reader:
             batch = reader.read_next_batch()
-    except (pa.ArrowInvalid, OSError, StopIteration) as error:
+    except (pa.ArrowException, OSError, StopIteration) as error:
         raise SchemaError(f"an events record is not an Arrow stream: {error}") from error
+    expected = _subset(tuple(included))
+    if not batch.schema.equals(expected):
+        raise SchemaError(f"an events record has the columns {batch.schema}, expected {expected}")
     return batch
+
+
+@lru_cache
+def _subset(included: tuple[int, ...]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(index) for index in included])

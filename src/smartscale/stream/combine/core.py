@@ -155,7 +155,8 @@ class Combiner:
             kind = schema.schema_of(record.headers)
             if kind == schema.HEARTBEAT:
                 beat = msgspec.json.decode(record.value, type=events.Heartbeat)
-                one.source = watermark.on_heartbeat(one.source, beat, record.timestamp_ms, limits)
+                heard = watermark.on_heartbeat(one.source, beat, record.timestamp_ms, limits)
+                one.source = watermark.replayed(one.source, heard) if replay else heard
                 return
             if kind is None:
                 ingest_us = now_us
@@ -178,31 +179,34 @@ class Combiner:
                     now_us,
                 )
             return
+        if not batch.num_rows:
+            return
         keep = self._first_seen(one, batch.column("identity"), record.timestamp_ms)
         if replay:
+            heard = watermark.on_events(one.source, 0, record.timestamp_ms, limits)
+            one.source = watermark.replayed(one.source, heard)
             return
         one.account.read += batch.num_rows
         one.account.duplicates += int(batch.num_rows - np.count_nonzero(keep))
         self._batches.append(batch)
         self._keep.append(keep)
         self._origin.append(record.at)
-        greatest = min(int(batch.column("time").to_numpy().max(initial=0)), ingest_us)
+        greatest = min(int(batch.column("time").to_numpy().max()), ingest_us)
         one.source = watermark.on_events(one.source, greatest, record.timestamp_ms, limits)
 
     def _third_party(self, one: _Input, record: Record, now_us: int, replay: bool) -> pa.RecordBatch | None:
         decoded = self._decode_json(record.value, now_us)
         if decoded.batch is None and not replay:
             self._bury(one, record, decoded.reason, decoded.detail, 1, now_us)
-        return decoded.batch
+        return None if decoded.batch is None else decoded.batch.select(events.COMBINE_COLUMNS)
 
     def _first_seen(self, one: _Input, identity: pa.Array, written_ms: int) -> np.ndarray:
         n = len(identity)
         keep = np.ones(n, np.bool_)
         if identity.null_count == n:
             return keep
-        words = np.frombuffer(identity.buffers()[1], np.uint64).reshape(-1, 2)[
-            identity.offset : identity.offset + n
-        ]
+        words = np.frombuffer(identity.buffers()[1], np.uint64, 2 * (identity.offset + n)).reshape(-1, 2)
+        words = words[identity.offset :]
         if identity.null_count:
             has_one = identity.is_valid().to_numpy(zero_copy_only=False)
             keep[has_one] = ~one.seen.repeats(words[has_one], written_ms)
@@ -231,6 +235,11 @@ class Combiner:
         for at in ends:
             if (one := self._inputs.get(at)) is not None:
                 one.source = watermark.at_end(one.source, now_us, now_ms, self.settings.time)
+
+    @property
+    def has_read(self) -> bool:
+        """Whether the open transaction has read anything that is to be counted."""
+        return any(one.account.end > one.account.first for one in self._inputs.values())
 
     @property
     def has_news(self) -> bool:

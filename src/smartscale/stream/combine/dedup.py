@@ -5,7 +5,8 @@ of half a window each, by the wall-clock time of the records; a generation is dr
 the window, so an identity is remembered for one to one and a half windows and expiry costs nothing. Two different
 events share an identity with probability about n**2 / 2**129 (birthday bound): below 1e-20 for a billion events.
 
-Each generation is an open-addressing hash table, at most half full, probed by compiled code.
+Each generation is an open-addressing hash table, at most half full, probed by compiled code. The second word alone
+chooses the slot: the first has chosen the partition already, so within one its low bits are alike.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def _mark_known(table: Words, identities: Words, repeat: npt.NDArray[np.bool_]) 
     mask = np.uint64(len(table) - 1)
     for i in range(len(identities)):
         low, high = identities[i, 0] | np.uint64(1), identities[i, 1]
-        slot = (low >> np.uint64(1)) & mask
+        slot = high & mask
         while table[slot, 0] != 0:
             if table[slot, 0] == low and table[slot, 1] == high:
                 repeat[i] = True
@@ -39,7 +40,7 @@ def _insert(table: Words, identities: Words, repeat: npt.NDArray[np.bool_]) -> i
     added = 0
     for i in range(len(identities)):
         low, high = identities[i, 0] | np.uint64(1), identities[i, 1]
-        slot = (low >> np.uint64(1)) & mask
+        slot = high & mask
         while True:
             if table[slot, 0] == 0:
                 table[slot, 0] = low

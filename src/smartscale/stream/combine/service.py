@@ -65,7 +65,7 @@ def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
             break
         polled = worker.poll(left_s, left_bytes)
         if polled.revoked or polled.assigned:
-            _reassign(context, worker, combiner, polled)
+            reassign(context, worker, combiner, polled)
             return False
         now_us = context.clock.now_us()
         for record in polled.records:
@@ -74,10 +74,11 @@ def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
     return bool(combiner.owned)
 
 
-def _reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll) -> None:
+def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll) -> None:
     """Drop what was lost, build what was won. What the open transaction had read of others is read again."""
+    unfinished = combiner.has_read
     combiner.drop(polled.revoked)
-    if combiner.pending_bytes:
+    if unfinished:
         combiner.drop(combiner.owned)
         combiner.abandon()
         worker.rewind()

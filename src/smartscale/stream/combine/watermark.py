@@ -50,6 +50,8 @@ class Source:
     state: str = MISSING
     event_ms: int = 0
     """When the last events record was written."""
+    heard_ms: int = 0
+    """When the last record of any kind was written, or this source was first looked at: silence counts from here."""
     processes: dict[str, Beat] = field(default_factory=dict)
 
 
@@ -65,12 +67,14 @@ def on_events(source: Source, greatest_us: int, written_ms: int, limits: Time) -
         watermark_us=watermark,
         provisional_us=max(watermark, source.provisional_us),
         event_ms=max(written_ms, source.event_ms),
+        heard_ms=max(written_ms, source.heard_ms),
         state=LIVE,
     )
 
 
 def on_heartbeat(source: Source, beat: Heartbeat, written_ms: int, limits: Time) -> Source:
     """A heartbeat was read."""
+    source = replace(source, heard_ms=max(written_ms, source.heard_ms))
     processes = {
         name: known
         for name, known in source.processes.items()
@@ -94,6 +98,14 @@ def on_heartbeat(source: Source, beat: Heartbeat, written_ms: int, limits: Time)
     )
 
 
+def replayed(source: Source, after: Source) -> Source:
+    """What reading a record **again** adds to ``source``, where ``after`` is what reading it afresh would make of it: who
+    beats, when the last events came. The watermarks stay what was committed."""
+    return replace(
+        after, watermark_us=source.watermark_us, provisional_us=source.provisional_us, state=source.state
+    )
+
+
 def at_end(source: Source, now_us: int, now_ms: int, limits: Time) -> Source:
     """The partition has been read to its present end: judge what is missing."""
     if not source.beats:
@@ -101,8 +113,9 @@ def at_end(source: Source, now_us: int, now_ms: int, limits: Time) -> Source:
             return source
         watermark = max(source.watermark_us, now_us - bound_us(limits))
         return replace(source, state=IDLE, watermark_us=watermark, provisional_us=watermark)
-    last_ms = max((known.last_ms for known in source.processes.values()), default=source.event_ms)
-    silent_ms = now_ms - last_ms
+    if not source.heard_ms:
+        return replace(source, heard_ms=now_ms)
+    silent_ms = now_ms - source.heard_ms
     if silent_ms <= limits.heartbeat_timeout_s * 1000:
         return source
     provisional = source.provisional_us

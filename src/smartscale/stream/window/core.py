@@ -34,7 +34,7 @@ from smartscale.stream.window import emit, recovery
 from smartscale.stream.window.keys import Keys
 from smartscale.stream.window.merge import Rows, merge
 from smartscale.stream.window.recovery import Pointers, Resume, Sources
-from smartscale.stream.windows import Window, windows_of
+from smartscale.stream.windows import Window, pane_us, windows_of
 
 ROWS_PER_STEP = 60_000
 """Rows emitted in one transaction, about 25 MB: it stays well within a transaction's ten seconds."""
@@ -79,7 +79,9 @@ class Partition:
         self._histogram_from_us = round(settings.windows.histogram_from_s * MICROS)
         self.keys = Keys(round(settings.windows.key_ttl_s * MICROS))
         self.sources = Sources()
+        self._pane_us = pane_us(self.windows)
         self._resume_at = 0
+        self._read_to = 0
         self._position = 0
         self._panes: dict[int, _Pane] = {}
         self._pointers = {window.label: Pointers() for window in self.windows}
@@ -95,6 +97,7 @@ class Partition:
             return None
         resume = recovery.read(committed)
         self._resume_at = self._position = committed.offset
+        self._read_to = resume.first
         self.sources = resume.before
         for window in self.windows:
             new = Pointers(resume.now.provisional_us, resume.now.watermark_us, resume.now.watermark_us)
@@ -104,6 +107,11 @@ class Partition:
         return resume.first
 
     @property
+    def caught_up(self) -> bool:
+        """Whether all has been read again that the committed position stands for. Until then ``finish`` must wait."""
+        return self._read_to >= self._resume_at
+
+    @property
     def closed_us(self) -> int:
         """Panes that ended at or before this take no more rows."""
         return self.sources.watermark_us - self._lateness_us
@@ -111,13 +119,15 @@ class Partition:
     def take(self, record: Record, now_us: int) -> None:
         """Read one record of partials. A record that cannot be read is set aside, not skipped silently."""
         replay = record.offset < self._resume_at
-        self._position = max(self._position, record.offset + 1)
+        self._read_to = record.offset + 1
+        self._position = max(self._position, self._read_to)
         before = self.sources
         try:
             envelope, batch = records.decode(record.value)
-            if envelope.histogram_scale != histogram.SCALE:
+            if envelope.histogram_scale != histogram.SCALE or self._pane_us % envelope.pane_us:
                 raise SchemaError(
-                    f"histograms of scale {envelope.histogram_scale}, expected {histogram.SCALE}"
+                    f"histograms of scale {envelope.histogram_scale} in panes of {envelope.pane_us} us, expected scale "
+                    f"{histogram.SCALE} and panes that divide {self._pane_us} us: combine and window need the same settings"
                 )
         except SchemaError as error:
             if not replay:
@@ -173,10 +183,10 @@ class Partition:
         )
         return rows, column("pane")
 
-    def _add(self, start: int, pane_us: int, rows: Rows, offset: int, before: Sources, replay: bool) -> None:
+    def _add(self, start: int, length: int, rows: Rows, offset: int, before: Sources, replay: bool) -> None:
         self._panes.setdefault(start, _Pane(offset, before)).parts.append(rows)
         if not replay:
-            self._dirty.update(self.keys.saw(rows.key, start, start + pane_us).tolist())
+            self._dirty.update(self.keys.saw(rows.key, start, start + length).tolist())
             for window in self.windows:
                 pointers = self._pointers[window.label]
                 for end in window.ends_containing(start):
@@ -185,7 +195,7 @@ class Partition:
                         touched.update(rows.key.tolist(), self.keys.rollup[rows.key].tolist())
 
     def _bury(
-        self, record: Record, batch: pa.RecordBatch, late: npt.NDArray[np.bool_], pane_us: int, now_us: int
+        self, record: Record, batch: pa.RecordBatch, late: npt.NDArray[np.bool_], length: int, now_us: int
     ) -> None:
         for row in batch.filter(pa.array(late)).to_pylist():
             self._late += row["count"]
@@ -193,7 +203,7 @@ class Partition:
                 dead_letters.DeadLetter(
                     reason=dead_letters.LATE,
                     stage="window",
-                    detail=f"{(self.closed_us - row['pane'] - pane_us) / MICROS:g} s beyond the allowed lateness: raise "
+                    detail=f"{(self.closed_us - row['pane'] - length) / MICROS:g} s beyond the allowed lateness: raise "
                     "time.allowed_lateness_s if this is usual",
                     count=row["count"],
                     time_us=now_us,
@@ -207,7 +217,7 @@ class Partition:
             )
 
     def finish(self, now_us: int, rows_limit: int = ROWS_PER_STEP) -> Step:
-        """Everything that is due now, as one transaction's messages and position."""
+        """Everything that is due now, as one transaction's messages and position. Needs ``caught_up``."""
         rows: list[metrics.MetricRow] = []
         done: set[tuple[str, int]] = set()
         more = False
@@ -292,9 +302,15 @@ class Partition:
 
     def _emit(self, window: Window, end: int, stage: int, only: set[int] | None) -> list[metrics.MetricRow]:
         start = end - window.size_us
-        count = len(self.keys)
+        count, rollup = len(self.keys), self.keys.rollup
         panes = [pane.rows(count) for at, pane in sorted(self._panes.items()) if start <= at < end]
-        rollup = self.keys.rollup
+        if only is not None:
+            concerned = np.zeros(count, np.bool_)
+            concerned[list(only)] = True
+            panes = [
+                rows.chosen(np.flatnonzero(concerned[rows.key] | concerned[rollup[rows.key]]))
+                for rows in panes
+            ]
         merged = (
             merge([*panes, *(rows.relabelled(rollup[rows.key]) for rows in panes)], count)
             if panes
@@ -343,7 +359,9 @@ class Partition:
             for rows in pane.parts:
                 used[rows.key] = True
         forget = [key for key in dead.tolist() if not used[key]]
-        buried = [self._life(key, b"") for key in forget if self.keys.rollup[key] != key]
+        buried = [
+            self._life(key, b"") for key in forget if self.keys.rollup[key] != key and self.keys.lives(key)
+        ]
         moved = self.keys.compact(forget)
         for pane in self._panes.values():
             pane.parts = [rows.relabelled(moved[rows.key]) for rows in pane.parts]

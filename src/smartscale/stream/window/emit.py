@@ -47,11 +47,6 @@ def rows(
 
     Rates are per second of the window's size. Latencies leave as milliseconds. A percentile is never above the greatest
     latency seen, nor below the least: the histogram's midpoint is held between them."""
-    at = np.searchsorted(merged.key, wanted)
-    found = np.zeros(len(wanted), np.bool_)
-    inside = at < len(merged.key)
-    found[inside] = merged.key[at[inside]] == wanted[inside]
-    at = np.where(found, at, 0)
     size_s, start_us, label = window.size_us / MICROS, end_us - window.size_us, window.label
     final, complete = stage == FINAL, stage != INCOMPLETE
 

@@ -1,9 +1,10 @@
 """The keys of one partition: dense numbers for (tenant, service, kind, name), their roll-ups, and which are alive.
 
 A key is alive from its first pane with events until ``ttl`` after its last; an alive key gets windows of count zero
-while it is silent. ``last_us`` moves in strides of a quarter of the time to live, and every move is written to the topic
-``live-keys``, so a restart finds the very values that this process went by. The roll-up over all names of a
-(tenant, service, kind) is a key of its own, derived and never written.
+while it is silent. ``last_us`` is rounded up to a quarter of the time to live, so it moves seldom and depends on no order
+of arrival; every move is written to the topic ``live-keys``, so a restart finds the very values that this process went by.
+A key that comes back later than its life lasted begins a new one: what was left of the old tail is not filled with zeros.
+The roll-up over all names of a (tenant, service, kind) is a key of its own, derived and never written.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Keys:
 
     @property
     def last_us(self) -> Ints:
-        """End of the last pane known to hold events (in strides), shape (n,)."""
+        """End of the last pane known to hold events, rounded up to a quarter of the time to live, shape (n,)."""
         return self._last[: len(self.names)]
 
     def number(self, key: Key) -> int:
@@ -74,13 +75,12 @@ class Keys:
 
     def saw(self, keys: Ints, start_us: int, end_us: int) -> Ints:
         """A pane [start, end) holds events of these keys; returns the keys whose life must be written."""
-        last = self._last[keys]
-        moved: Ints = keys[
-            (last == _NEVER) | (end_us > last + self._ttl_us // 4) | (start_us < self._first[keys])
-        ]
+        stride = max(self._ttl_us // 4, 1)
+        until_us = -(-end_us // stride) * stride
+        moved: Ints = keys[(until_us > self._last[keys]) | (start_us < self._first[keys])]
         for key in moved.tolist():
-            self._live(key, start_us, end_us)
-            self._live(int(self._rollup[key]), start_us, end_us)
+            self._live(key, start_us, until_us)
+            self._live(int(self._rollup[key]), start_us, until_us)
         return moved
 
     def restore(self, live: LiveKey) -> None:
@@ -95,6 +95,10 @@ class Keys:
         elif end_us >= self._first[key] - self._ttl_us:
             self._first[key] = min(start_us, self._first[key])
             self._last[key] = max(end_us, self._last[key])
+
+    def lives(self, key: int) -> bool:
+        """Whether events of the key have ever been counted."""
+        return bool(self._last[key] != _NEVER)
 
     def record(self, key: int) -> LiveKey:
         tenant, service, kind, name = self.names[key]
@@ -114,9 +118,8 @@ class Keys:
         return int(later.min()) if len(later) else None
 
     def expired(self, before_us: int) -> Ints:
-        """Keys whose life ended before ``before_us``, shape (k,)."""
-        last = self.last_us
-        return np.flatnonzero((last != _NEVER) & (last + self._ttl_us < before_us))
+        """Keys whose life ended before ``before_us`` or never began (only late events came), shape (k,)."""
+        return np.flatnonzero(self.last_us + self._ttl_us < before_us)
 
     def compact(self, forget: Sequence[int]) -> Ints:
         """Forget keys (and roll-ups that have no name left); returns the new number of each old one, -1 if gone."""

@@ -50,9 +50,10 @@ def _turn(
     for at, committed in polled.assigned.items():
         owned[at] = _assign(context, worker, at, committed)
     now_us = context.clock.now_us()
-    changed = {record.at for record in polled.records}
     for record in polled.records:
         owned[record.at].take(record, now_us)
+    changed = {record.at for record in polled.records} | {at for at, left in polled.assigned.items() if left}
+    changed = {at for at in changed if owned[at].caught_up}
     while changed:
         steps = {at: owned[at].finish(now_us) for at in sorted(changed)}
         with worker.transaction() as transaction:
