@@ -1,0 +1,201 @@
+"""From sights to incidents, drawn as timelines: one sign a step.
+
+``.`` inside the band, ``^`` demand above it, ``_`` demand below it, ``0`` nothing at all, ``x`` errors,
+``~`` latency, ``%`` errors and latency, ``#`` demand above it with errors and latency.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smartscale.ml.anomaly import evidence
+from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, SURGE, ZERO
+from smartscale.ml.anomaly.incidents import Service, Sight, Track, step
+from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
+
+STEP_US = 10_000_000
+CALM = Service("default", "web", "arrivals", demand_rose=False)
+
+NORMAL, HIGH, LOW = 100.0, 300.0, 40.0
+DEMAND = {"^": HIGH, "#": HIGH, "_": LOW, "0": 0.0}
+FAULTY, SLOW = frozenset("x%#"), frozenset("~%#")
+
+
+def sights(sign: str) -> list[Sight]:
+    """What is seen at a step, against a band of 80 to 120 a second, 1 % errors and 100 ms."""
+    demand = DEMAND.get(sign, NORMAL)
+    errors, p99 = (0.3 if sign in FAULTY else 0.01), (400.0 if sign in SLOW else 100.0)
+    return [
+        Sight(SURGE, demand, 100.0, 80.0, 120.0, demand / 100, demand == HIGH),
+        Sight(DROP, demand, 100.0, 80.0, 120.0, 100 / max(demand, 1), demand == LOW),
+        Sight(ZERO, demand, 100.0, 80.0, 120.0, 1.0, demand == 0),
+        Sight(ERRORS, errors, 0.01, 0.0, 0.06, errors - 0.01, errors > 0.06),
+        Sight(LATENCY, p99, 100.0, 0.0, 150.0, p99 / 100, p99 > 150),
+    ]
+
+
+def told(timeline: str, service: Service = CALM) -> list[Incident]:
+    """Every record of a timeline whose first step is number 1."""
+    track, records = Track(), []
+    for now, sign in enumerate(timeline, start=1):
+        track, incident = step(track, service, sights(sign), now, STEP_US)
+        if incident is not None:
+            records.append(incident)
+    return records
+
+
+def classes(timeline: str, service: Service = CALM) -> list[str]:
+    """Final class of each incident of a timeline, in order."""
+    return list({i.id: i.class_ for i in told(timeline, service)}.values())
+
+
+@pytest.mark.parametrize(
+    ("timeline", "expected"),
+    [
+        ("..........", []),
+        ("...^^^^^......", [DEMAND_SURGE]),
+        ("...xxxx.......", [FAULT]),
+        ("...~~~~.......", [FAULT]),
+        ("...~..........", []),  # one slow window is no incident
+        ("...0000.......", [DATA_GAP]),
+        ("...##########.....", [DEMAND_SURGE]),  # overload follows the surge
+        ("...^^^%%%%%%......", [DEMAND_SURGE]),  # and may outlast it
+        ("...x##########....", [DEMAND_SURGE]),  # errors were seen first, the surge explains them
+        ("...xxxxxxx######...", [FAULT]),  # a fault that draws retries stays a fault
+        ("...xx0000......", [DATA_GAP]),
+        ("..____........", []),  # a short dip
+        ("..______........", [LEVEL_SHIFT]),
+        ("...^^^.^^^....", [DEMAND_SURGE]),  # one calm step does not split an incident
+        ("...^^^......^^^......", [DEMAND_SURGE, DEMAND_SURGE]),
+        ("...xxx......xxx......", [FAULT, FAULT]),
+        ("...^^^....xxxxx.....", [DEMAND_SURGE, FAULT]),  # errors alone are a fault, even after a surge
+    ],
+)
+def test_a_timeline_gives_these_incidents(timeline: str, expected: list[str]) -> None:
+    """The table is the specification."""
+    assert classes(timeline) == expected
+
+
+def test_an_incident_is_told_when_it_opens_and_when_it_closes() -> None:
+    """Starts with the first strange window, ends with the last, closes after three calm ones."""
+    first, last = told("...^^^^......")
+    assert (first.start_us, first.end_us, first.updated_us) == (3 * STEP_US, None, 4 * STEP_US)
+    assert (last.start_us, last.end_us, last.updated_us) == (3 * STEP_US, 7 * STEP_US, 10 * STEP_US)
+    assert first.id == last.id
+    assert (first.metric, first.low, first.high, first.seen) == ("arrivals", 80.0, 120.0, 300.0)
+    assert first.text == "arrivals 300.0/s, expected 100.0/s (80.0 to 120.0)"
+
+
+def test_a_fault_says_how_bad_in_words_and_numbers() -> None:
+    """Metric, usual value and severity."""
+    opened = told("..%%%")[0]
+    assert opened.metric == "error_rate"
+    assert opened.severity == pytest.approx(0.58)
+    assert opened.text == "error rate 30.0%, usually 1.0%"
+
+
+def test_a_surge_that_stays_is_told_once_as_a_level_shift() -> None:
+    """After five minutes the new level is the normal one: the incident is closed although demand is not back."""
+    records = told("..." + "^" * 31)
+    assert [r.class_ for r in records] == [DEMAND_SURGE, LEVEL_SHIFT]
+    assert records[-1].end_us is not None
+
+
+def test_slow_answers_while_demand_has_risen_are_its_consequence() -> None:
+    """An overload on a ramp is no fault of the service."""
+    assert classes("..~~~~....", CALM._replace(demand_rose=True)) == [DEMAND_SURGE]
+    assert classes("..xxxx....", CALM._replace(demand_rose=True)) == [FAULT]
+
+
+def test_demand_returning_to_what_it_was_is_no_news() -> None:
+    """After the surge the forecast still expects 300: the fall to 100 is raised, and not told."""
+    track, _ = Track(), None
+    records = []
+    for now, sign in enumerate("..^^^^" + "." * 12, start=1):
+        seen = sights(sign)
+        if now > 6:  # the models expect the surge to go on, for a while
+            seen[1] = Sight(DROP, NORMAL, 300.0, 250.0, 350.0, 3.0, raised=True)
+        track, incident = step(track, CALM, seen, now, STEP_US)
+        records += [incident] if incident else []
+    assert {r.class_ for r in records} == {DEMAND_SURGE}
+
+
+def test_what_cannot_be_measured_counts_as_calm() -> None:
+    """Without requests there is no error rate: the fault ends."""
+    track, last = Track(), None
+    for now, sign in enumerate("xxx...", start=1):
+        seen = sights(sign) if sign == "x" else sights(sign)[:3]
+        track, incident = step(track, CALM, seen, now, STEP_US)
+        last = incident or last
+    assert last is not None
+    assert last.end_us == 3 * STEP_US
+
+
+def test_the_budget_silences_but_does_not_hide() -> None:
+    """An incident beyond the budget is told with notify False, all its life."""
+    track, records = Track(), []
+    for now, sign in enumerate("^^^^......", start=1):
+        track, incident = step(track, CALM, sights(sign), now, STEP_US, notify=False)
+        records += [incident] if incident else []
+    assert [r.notify for r in records] == [False, False]
+
+
+def observed(
+    demand: float, count: float, errors: float, p99: float, missing: bool = False
+) -> evidence.Observed:
+    return evidence.Observed(
+        np.array([demand]), np.array([missing]), np.array([count]), np.array([errors]), np.array([p99])
+    )
+
+
+def judged(now: evidence.Observed, p_high: float = 1.0, p_low: float = 1.0) -> evidence.Evidence:
+    """Against a service of 100 a second, 1 % errors and a p99 of 100 ms, known for a while."""
+    baseline = evidence.fresh(1)
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        past = observed(100, 1000, rng.binomial(1000, 0.01), 100 * np.exp(rng.normal(0, 0.05)))
+        baseline = evidence.learn(baseline, past, np.array([True]))
+    expected = evidence.Demand(*(np.array([v]) for v in (100.0, 80.0, 120.0, p_low, p_high)))
+    return evidence.judge(baseline, now, expected, 10.0, np.array([True]))
+
+
+def raised(found: evidence.Evidence) -> set[str]:
+    return {kind for kind in evidence.KINDS if found.raised[kind][0]}
+
+
+def test_an_ordinary_step_raises_nothing() -> None:
+    """And its score is small."""
+    found = judged(observed(103, 1030, 12, 104))
+    assert raised(found) == set()
+    assert found.score[0] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("now", "p_high", "kinds"),
+    [
+        (observed(300, 3000, 30, 100), 1e-9, {SURGE}),
+        (observed(110, 1100, 11, 100), 1e-9, set()),  # significant, but too little to wake anybody
+        (observed(0, np.nan, np.nan, np.nan), 1.0, {ZERO}),
+        (observed(np.nan, np.nan, np.nan, np.nan, missing=True), 1.0, {ZERO}),
+        (observed(100, 1000, 210, 100), 1.0, {ERRORS}),
+        (observed(100, 1000, 10, 300), 1.0, {LATENCY}),
+        (observed(100, 10, 4, 300), 1.0, set()),  # ten requests prove nothing
+        (observed(np.nan, np.nan, np.nan, np.nan), 1.0, set()),  # uncertain is not missing
+    ],
+)
+def test_evidence_needs_a_small_chance_and_a_large_effect(
+    now: evidence.Observed, p_high: float, kinds: set[str]
+) -> None:
+    """The two bars of every rule."""
+    found = judged(now, p_high)
+    assert raised(found) == kinds
+    assert (found.score[0] > 0.5) == (bool(kinds) or p_high < 1e-3)
+
+
+def test_steps_of_an_incident_do_not_become_usual() -> None:
+    """The baseline learns quiet steps only."""
+    baseline = evidence.learn(evidence.fresh(1), observed(100, 1000, 10, 100), np.array([True]))
+    after = evidence.learn(baseline, observed(100, 1000, 500, 900), np.array([False]))
+    np.testing.assert_array_equal(after.errors, baseline.errors)
+    np.testing.assert_array_equal(after.latency, baseline.latency)
