@@ -103,6 +103,7 @@ class App:
         length = headers.get("content-length", "")
         size = int(length) if length.isdigit() else limit
         if size > limit:
+            await _body(receive, 0)
             return answers.problem(
                 413, f"the body has {size:,} bytes, the limit is {limit:,}; send less at once"
             )
@@ -215,20 +216,27 @@ def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode(): value.decode("latin-1") for name, value in pairs if name in _READ}
 
 
+_DISCARD: Final = 64 << 20
+"""Bytes of a body that is too long which are still read, without being kept: a client that is cut off while it sends never
+sees the answer. Beyond it, it is cut off."""
+
+
 async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The request's body, or a little more than ``limit`` of it; None if the client went away."""
+    """The request's body, or a little more than the first ``limit`` bytes of it; None if the client went away."""
     parts: list[bytes] = []
     size = 0
-    while True:
+    more = True
+    while more and size <= limit + _DISCARD:
         event = await receive()
         if event["type"] == "http.disconnect":
             return None
         part = event.get("body", b"")
         assert isinstance(part, bytes)
-        parts.append(part)
+        if size <= limit:
+            parts.append(part)
         size += len(part)
-        if not event.get("more_body") or size > limit:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        more = bool(event.get("more_body"))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class _Metrics:
