@@ -31,9 +31,8 @@ check: $(READY) ## format, lint, types, import contracts, quick tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m 'not kafka and not e2e and not slow'
 
-bench: $(READY) ## every benchmark, as JSON lines
-	@for script in $$(find benchmarks -name '*.py' ! -name '_*' | sort); do \
-	  echo "== $$script" >&2; $(BIN)/python $$script || exit 1; done
+bench: $(READY) ## every benchmark; results in benchmarks/results
+	$(BIN)/python benchmarks/run.py
 
 soak: $(READY) $(KAFKA) ## the long runs
 	SMARTSCALE_SOAK=1 $(BIN)/pytest -m 'e2e or slow' --timeout 7200

@@ -316,7 +316,12 @@ def up(
         Path | None, typer.Option("--policies", metavar="PATH", help="A policy file or a folder of them.")
     ] = None,
     for_s: Annotated[
-        float | None, typer.Option("--for", metavar="SECONDS", help="Stop after this many real seconds.")
+        float | None,
+        typer.Option(
+            "--for",
+            metavar="SECONDS",
+            help="Stop this many real seconds after the start (of the load, if any).",
+        ),
     ] = None,
     keep_running: Annotated[
         bool, typer.Option("--keep-running", help="Go on when the load has ended.")

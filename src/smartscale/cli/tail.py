@@ -105,7 +105,7 @@ def _events_line(record: Record) -> str:
     services: list[str] = sorted(set(_column(batch, "service")))
     errors = sum(_column(batch, "error"))
     return (
-        f"{len(times):,} events of {', '.join(services[:5])}{' …' if len(services) > 5 else ''}, "
+        f"{len(times):,} event{'' if len(times) == 1 else 's'} of {', '.join(services[:5])}{' …' if len(services) > 5 else ''}, "
         f"{iso(min(times))} to {iso(max(times))}, {errors:,} errors"
     )
 

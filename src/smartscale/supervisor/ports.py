@@ -38,7 +38,6 @@ class Claims:
 
     def take(self, count: int, first: int = FIRST, host: str = "127.0.0.1") -> list[int]:
         """The next ``count`` free ports from ``first``, claimed. Raises ``UserError`` if there are too few."""
-        self._folder.mkdir(exist_ok=True)
         found: list[int] = []
         for port in range(first, 32768):
             if len(found) == count:
@@ -47,7 +46,17 @@ class Claims:
                 found.append(port)
         raise UserError(f"too few free ports from {first} on: {count} are needed on {host}")
 
+    def fixed(self, port: int, host: str, setting: str) -> int:
+        """This very port, claimed. Raises ``UserError`` if it is in use; ``setting`` is what chooses another."""
+        if not (self._claim(port) and is_free(port, host)):
+            raise UserError(
+                f"port {port} on {host} is in use: stop what uses it, or choose another with the setting {setting} "
+                "(0 lets `smartscale up` take a free one)"
+            )
+        return port
+
     def _claim(self, port: int) -> bool:
+        self._folder.mkdir(exist_ok=True)
         file = (self._folder / str(port)).open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,12 +71,3 @@ class Claims:
         for file in self._held:
             file.close()
         self._held.clear()
-
-
-def check(port: int, host: str, setting: str) -> None:
-    """Raises ``UserError`` if ``port`` is in use."""
-    if not is_free(port, host):
-        raise UserError(
-            f"port {port} on {host} is in use: stop what uses it, or choose another with the setting {setting} "
-            "(0 lets `smartscale up` take a free one)"
-        )

@@ -55,6 +55,7 @@ class ServiceLoad(msgspec.Struct, frozen=True):
 class LoadSummary(msgspec.Struct, frozen=True):
     """What the sample service wrote about its run: ``summary.json`` in its directory."""
 
+    end_us: int
     services: list[ServiceLoad]
     faults: list[Injected]
 

@@ -115,8 +115,7 @@ class _Prepared:
 def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) -> _Prepared:
     """Topics, the clock, ports and commands. Everything a person may have to mend is found here."""
     settings = options.settings
-    if settings.ingest.port:
-        ports.check(settings.ingest.port, settings.ingest.host, "ingest.port")
+    chosen = settings.ingest.port and claims.fixed(settings.ingest.port, settings.ingest.host, "ingest.port")
     _check_policies(settings)
     event_log = app.opened(settings)
     try:
@@ -132,10 +131,9 @@ def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) ->
     ]
     if options.load is not None:
         names.append((LOAD, 0))
-    free = claims.take(len(names), settings.ingest.port + 1 if settings.ingest.port else ports.FIRST)
-    taken = dict(zip(names, free, strict=True))
-    if settings.ingest.port:
-        taken["ingest", 0] = settings.ingest.port
+    taken = dict(zip(names, claims.take(len(names)), strict=True))
+    if chosen:
+        taken["ingest", 0] = chosen
     ingest_port = taken["ingest", 0]
     sample_directory = _sample_directory(settings, directory)
     (sample_directory / "summary.json").unlink(missing_ok=True)  # of an earlier run
@@ -230,6 +228,9 @@ class _Run:
         self._signals_seen = 0
         self._round_at_gate: int | None = None
         self._wait = threading.Event()
+        self._began_s = 0.0
+        """When ``--for`` began to count: at the start, or that of the load."""
+        self._load_began = False
 
     def run(self) -> int:
         self._tell("info", f"log {self.options.settings.log}, run directory {self.directory.path}")
@@ -248,7 +249,7 @@ class _Run:
         return self._table.exit_code or (1 if summary.failures else 0)
 
     def _loop(self, view: Live | None) -> None:
-        started_s = clock.monotonic_s()
+        self._began_s = clock.monotonic_s()
         probe_s = show_s = 0.0
         while not self._table.ended:
             now_s = clock.monotonic_s()
@@ -256,7 +257,7 @@ class _Run:
             if now_s >= probe_s:
                 probe_s = now_s + PROBE_S
                 inputs += self.children.probed()
-            inputs += self._asked(now_s - started_s)
+            inputs += self._asked(now_s)
             self._step(inputs, now_s)
             if now_s >= show_s:
                 show_s = now_s + (SHOW_S if view else LINE_S)
@@ -273,6 +274,8 @@ class _Run:
     def _do(self, action: Action) -> None:
         match action:
             case Start(name):
+                if self._table.processes[name].spec.is_load and not self._load_began:
+                    self._load_began, self._began_s = True, clock.monotonic_s()
                 self.children.start(name)
             case Terminate(name):
                 self.children.terminate(name)
@@ -281,7 +284,7 @@ class _Run:
             case Tell(level, text):
                 self._tell(level, text)
 
-    def _asked(self, elapsed_s: float) -> list[Input]:
+    def _asked(self, now_s: float) -> list[Input]:
         """What people, limits and the ledger ask for now."""
         if len(self.signals) > self._signals_seen:
             at_once = self._table.stopping_s is not None or len(self.signals) > 1
@@ -290,7 +293,7 @@ class _Run:
         if self._table.stopping_s is None:
             if self._table.loads_ended and not self.options.keep_running:
                 return [Stop("the load has ended", gate=self._counted_gate())]
-            if self.options.for_s is not None and elapsed_s >= self.options.for_s:
+            if self.options.for_s is not None and now_s - self._began_s >= self.options.for_s:
                 gate = self._counted_gate() if self.options.load else READ_GATE
                 return [Stop(f"the {self.options.for_s:g} s asked for are over", gate=gate)]
         if (
@@ -355,7 +358,8 @@ class _Run:
         books = seen.books
         load = read_load_summary(Path(self.prepared.settings.sample.directory))
         reach_us = round(2 * self.options.settings.ml.step_s * MICROS)
-        verdicts, others = judge(load.faults if load else [], list(seen.told), reach_us)
+        told = [state for state in seen.told if load is None or state.updated_us <= load.end_us]
+        verdicts, others = judge(load.faults if load else [], told, reach_us)
         return Summary(
             accepted=books.accepted if books else None,
             windowed=books.windowed if books else None,

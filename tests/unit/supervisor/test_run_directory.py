@@ -34,7 +34,7 @@ def test_a_port_in_use_is_told_with_the_setting_that_chooses_another() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} .* is in use.*ingest.port"):
-            ports.check(port, "127.0.0.1", "ingest.port")
+            ports.Claims().fixed(port, "127.0.0.1", "ingest.port")
 
 
 def test_two_that_start_at_the_same_time_never_get_the_same_port() -> None:
