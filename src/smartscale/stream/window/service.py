@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Gauge
 
@@ -12,7 +13,7 @@ from smartscale.errors import RetryableError
 from smartscale.log.port import Position, TopicPartition, Worker, read_all
 from smartscale.records import metrics, topics
 from smartscale.stage import Context
-from smartscale.stream.window.core import Partition, Step
+from smartscale.stream.window.core import ROWS_PER_STEP, Partition, Step
 
 LOG = logging.getLogger(__name__)
 
@@ -20,48 +21,75 @@ _POLL_S = 0.2
 """Real. How long to wait for partials; combine sends them several times a second."""
 
 
+@dataclass(slots=True)
+class Held:
+    """What this process owns. ``due`` are partitions with more to emit than one transaction takes: paused meanwhile."""
+
+    partitions: dict[TopicPartition, Partition] = field(default_factory=dict)
+    due: frozenset[TopicPartition] = frozenset()
+
+    def clear(self) -> None:
+        self.partitions.clear()
+        self.due = frozenset()
+
+
 def run(context: Context) -> None:
     """Work until ``context.stop``. Raises ``PermanentError`` when it cannot go on."""
     telemetry = _Telemetry(context)
-    owned: dict[TopicPartition, Partition] = {}
+    held = Held()
     worker = context.log.worker("window", [topics.PARTIALS], context.slot)
     try:
         while not context.stop.is_set():
             try:
-                _turn(context, worker, owned, telemetry)
+                steps = turn(context, worker, held, _POLL_S)
+                telemetry.committed(steps, held.partitions.values(), context.clock.now_us())
                 context.health.ready()
             except RetryableError as error:
                 LOG.warning("window waits and starts over from the committed positions: %s", error)
                 context.health.not_ready(str(error))
-                owned.clear()
+                held.clear()
                 context.stop.wait(error.retry_after_s)
                 worker.rewind()
     finally:
         worker.close()
 
 
-def _turn(
-    context: Context, worker: Worker, owned: dict[TopicPartition, Partition], telemetry: _Telemetry
-) -> None:
-    """Read what there is and commit what follows from it."""
-    polled = worker.poll(_POLL_S)
+def turn(
+    context: Context,
+    worker: Worker,
+    held: Held,
+    poll_s: float,
+    max_bytes: int = 16 << 20,
+    rows_limit: int = ROWS_PER_STEP,
+) -> list[Step]:
+    """Read what there is and commit one transaction of what follows from it; its steps, one per partition. Waits
+    ``poll_s`` real seconds at most if there is nothing to do."""
+    polled = worker.poll(0 if held.due else poll_s, max_bytes)
     for at in polled.revoked:
-        owned.pop(at, None)
+        held.partitions.pop(at, None)
+        held.due -= {at}
     for at, committed in polled.assigned.items():
-        owned[at] = _assign(context, worker, at, committed)
+        held.partitions[at] = _assign(context, worker, at, committed)
     now_us = context.clock.now_us()
     for record in polled.records:
-        owned[record.at].take(record, now_us)
-    changed = {record.at for record in polled.records} | {at for at, left in polled.assigned.items() if left}
-    changed = {at for at in changed if owned[at].caught_up}
-    while changed:
-        steps = {at: owned[at].finish(now_us) for at in sorted(changed)}
+        held.partitions[record.at].take(record, now_us)
+    resumed = {at for at, committed in polled.assigned.items() if committed is not None}
+    changed = {record.at for record in polled.records} | resumed | held.due
+    steps = {
+        at: held.partitions[at].finish(now_us, rows_limit)
+        for at in sorted(changed)
+        if held.partitions[at].caught_up
+    }
+    if steps:
         with worker.transaction() as transaction:
             for step in steps.values():
                 transaction.publish(step.messages)
             transaction.commit_positions({at: step.position for at, step in steps.items()})
-        telemetry.committed(steps.values(), owned, now_us)
-        changed = {at for at, step in steps.items() if step.more}
+    due = frozenset(at for at, step in steps.items() if step.more)
+    worker.pause(due - held.due)
+    worker.resume(held.due - due)
+    held.due = due
+    return list(steps.values())
 
 
 def _assign(context: Context, worker: Worker, at: TopicPartition, committed: Position | None) -> Partition:
@@ -96,10 +124,10 @@ class _Telemetry:
             registry=registry,
         )
 
-    def committed(self, steps: Iterable[Step], owned: dict[TopicPartition, Partition], now_us: int) -> None:
+    def committed(self, steps: Iterable[Step], owned: Collection[Partition], now_us: int) -> None:
         for step in steps:
             self._rows.inc(step.rows)
             self._late.inc(step.late)
-        self._keys.set(sum(len(partition.keys) for partition in owned.values()))
-        oldest = min((partition.sources.watermark_us for partition in owned.values()), default=now_us)
+        self._keys.set(sum(len(partition.keys) for partition in owned))
+        oldest = min((partition.sources.watermark_us for partition in owned), default=now_us)
         self._delay.set((now_us - oldest) / MICROS)
