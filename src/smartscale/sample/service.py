@@ -54,6 +54,8 @@ TICK_S: Final = 0.02
 """Real. Requests are handed out this often; chosen because a tick costs under a millisecond."""
 LOOK_S: Final = 0.1
 """Real. How often new replicas are looked for."""
+START_S: Final = 0.3
+"""Real. The load begins this much later, so that its first requests meet replicas that are connected."""
 CLOSE_S: Final = 30.0
 """Real. How long the last events may take to be answered by the edge."""
 LAST_S: Final = 10.0
@@ -111,7 +113,8 @@ def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Sum
 
     Raises ``ConfigError`` if a service's name cannot be a folder's."""
     root = Path(context.settings.sample.directory)
-    load = load.starting_at(context.clock.now_us())
+    start_us = context.clock.now_us() + round(START_S * MICROS / context.clock.to_real_s(1.0))
+    load = load.starting_at(start_us)
     with ExitStack() as cleanup:
         if sink is None:
             sender = Sender(url, context.clock)
@@ -236,7 +239,7 @@ class _Front:
         for name in list(self._connections):
             self._tell(self._drop(name, now_us))
         self._tell(self._balancer.abandon(now_us))
-        self._close_seconds(self._planned_us)
+        self._close_seconds(self._planned_us, final=True)
 
     def _look(self) -> None:
         """Connect to replicas whose socket has appeared."""
@@ -325,9 +328,9 @@ class _Front:
             if len(self._overloaded) > _RECENT:
                 self._overloaded.remove(min(self._overloaded))
 
-    def _close_seconds(self, until_us: int) -> None:
-        """Account for, and report, every second of world time that is over."""
-        while self._second_us + MICROS <= until_us:
+    def _close_seconds(self, until_us: int, *, final: bool = False) -> None:
+        """Account for, and report, every second of world time that is over; at the end also the last, cut short."""
+        while self._second_us + MICROS <= until_us or (final and self._second_us < until_us):
             second = self._second_us // MICROS
             arrived, ready = self._arrived.pop(second, 0), self._balancer.ready
             if arrived > self._balancer.ready_capacity_per_s:
@@ -336,7 +339,7 @@ class _Front:
             self._ready_s += ready
             self._most_ready = max(self._most_ready, ready)
             # The last microsecond of the second: in the same window as the requests it counts.
-            time = iso(self._second_us + MICROS - 1)
+            time = iso(min(self._second_us + MICROS, until_us) - 1)
             values = {
                 "arrivals": arrived,
                 "queue_length": self._balancer.outstanding,
