@@ -104,8 +104,9 @@ def _events_line(record: Record) -> str:
     times: list[int] = _column(batch, "time")
     services: list[str] = sorted(set(_column(batch, "service")))
     errors = sum(_column(batch, "error"))
+    named = f"{', '.join(services[:5])}{' …' if len(services) > 5 else ''}"
     return (
-        f"{len(times):,} event{'' if len(times) == 1 else 's'} of {', '.join(services[:5])}{' …' if len(services) > 5 else ''}, "
+        f"{len(times):,} event{'' if len(times) == 1 else 's'} of {named}, "
         f"{iso(min(times))} to {iso(max(times))}, {errors:,} errors"
     )
 
