@@ -63,6 +63,8 @@ class State:
     last_row: dict[Name, int] = field(default_factory=dict)
     """Latest step a service had a row for."""
     waiting: dict[int, dict[Key, Row]] = field(default_factory=dict)
+    begin: int | None = None
+    """The first step there was anything for."""
     learned: int | None = None
     newest: int | None = None
     tracks: dict[Name, incidents.Track] = field(default_factory=dict)
@@ -115,7 +117,8 @@ class Models:
         if not any(at <= reached for at in state.waiting) and not state.series:
             return Outcome()
         if state.newest is None or state.learned is None:
-            state.newest = state.learned = min(state.waiting) - 1
+            state.begin = min(state.waiting)
+            state.newest = state.learned = state.begin - 1
         self._welcome(state, reached)
         told: list[Incident] = []
         before = state.newest
@@ -156,8 +159,9 @@ class Models:
                     series.add(key)
                     state.series.append(key)
                 state.last_row[name] = max(at, state.last_row.get(name, at))
-        table.join(state.models, self.forecaster.fresh(len(state.series) - len(state.models.seen)))
-        table.join(state.usual, evidence.fresh(len(state.services) - len(state.usual.seen)))
+        if len(state.series) > len(state.models.seen):
+            table.join(state.models, self.forecaster.fresh(len(state.series) - len(state.models.seen)))
+            table.join(state.usual, evidence.fresh(len(state.services) - len(state.usual.seen)))
 
     def _retire(self, state: State) -> list[Incident]:
         """Forget services without a row for the whole history, so that memory follows the living."""

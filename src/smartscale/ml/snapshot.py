@@ -47,6 +47,7 @@ class Head(msgspec.Struct, frozen=True):
     series: list[Key]
     last_row: list[tuple[Name, int]]
     waiting: list[tuple[int, list[Row]]]
+    begin: int | None
     learned: int | None
     newest: int | None
     tracks: list[tuple[Name, Track]]
@@ -84,7 +85,9 @@ def save(
 ) -> tuple[Saved, dict[bytes, bytes]]:
     """The records of a snapshot, value by key, and what it covered (to be given to the next one)."""
     newest, width = state.newest, state.models.past.shape[1]
-    blocks = range(0) if newest is None else range(max(0, newest - width + 1) // BLOCK, newest // BLOCK + 1)
+    blocks = range(0)
+    if newest is not None and state.begin is not None:
+        blocks = range(max(state.begin, newest - width + 1) // BLOCK, newest // BLOCK + 1)
     same_rows = tuple(state.series[: len(saved.series)]) == saved.series
     first = (saved.learned + 1) // BLOCK if same_rows and saved.series else 0
     records: dict[bytes, bytes] = {}
@@ -100,6 +103,7 @@ def save(
         series=state.series,
         last_row=list(state.last_row.items()),
         waiting=[(at, list(rows.values())) for at, rows in state.waiting.items()],
+        begin=state.begin,
         learned=state.learned,
         newest=newest,
         tracks=list(state.tracks.items()),
@@ -134,7 +138,7 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
     state.waiting = {
         at: {(row.tenant, row.service, row.series): row for row in rows} for at, rows in head.waiting
     }
-    state.learned, state.newest = head.learned, head.newest
+    state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
     width = state.models.past.shape[1]
     for number in head.blocks:
