@@ -13,7 +13,8 @@ about here is in ``docs/decisions/0003-kafka-transactions.md``.
    partitions is refused here (``Fenced``). They are pending until the transaction ends; a new owner of the
    partition waits for that before it reads the committed position.
 4. ``commit``: once the coordinator has noted it, records and positions become visible, even if this process and
-   the broker die; before that, 2 and 3 are undone.
+   the broker die; before that, 2 and 3 are undone. Where the answer is lost, the outcome is open until the slot's
+   next producer starts (in ``rewind``, or in the successor): that settles it, and the positions are read again.
 
 **Positions after a failure.** The client's read position stays advanced after an abort, so ``rewind`` puts every
 partition back into the state "owned, position not yet told", in which an assignment starts as well: one way to
@@ -65,8 +66,8 @@ TRANSACTION_S: Final = 10.0
 """Real. A transaction that takes longer is aborted by the broker, so that a hung writer cannot hold readers long."""
 DELIVERY_S: Final = 15.0
 """Real. A record not acknowledged after this long has failed; longer than electing a new leader takes."""
-COMMIT_S: Final = 30.0
-"""Real. A commit whose outcome stays unknown this long ends the process: its successor reads it from the log."""
+COMMIT_S: Final = 15.0
+"""Real. A commit not answered after this long has failed for now; ``rewind`` reads from the log what became of it."""
 PLACE_S: Final = 1.0
 """Real. How long a poll may wait beyond its time-out for the committed positions of new partitions."""
 SETTLE_S: Final = 2.0
@@ -688,14 +689,25 @@ class KafkaWorker:
             log.require(TopicPartition(topic, 0))
         self._log, self._group, self._topics, self._slot = log, group, list(topics), slot
         self._broken: FatalLogError | None = None
-        self._abort_first = False
+        self._began_s = monotonic_s()
         self._trouble = _Trouble()
-        self._producer = log.made(
+        self._start_producer()
+        self._owned: set[TopicPartition] = set()
+        self._unplaced: set[TopicPartition] = set()
+        self._fresh: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._revoked: set[TopicPartition] = set()
+        self._join("")
+
+    def _start_producer(self) -> None:
+        """A producer for this slot; whatever one before it had under way has ended when this returns."""
+        self._renew = True
+        self._producer = self._log.made(
             ck.Producer,
-            log.config(
+            self._log.config(
                 {**_PRODUCER, "compression.type": "lz4"},
                 {
-                    "transactional.id": f"{group}-{slot}",
+                    "transactional.id": f"{self._group}-{self._slot}",
                     "transaction.timeout.ms": int(TRANSACTION_S * 1000),
                     "enable.idempotence": True,
                 },
@@ -704,18 +716,14 @@ class KafkaWorker:
         try:
             self._producer.list_topics(
                 timeout=CALL_S
-            )  # connected already, the next call need not wait for a retry
+            )  # a connected client starts transactions without a retry
             self._producer.init_transactions(CALL_S)
         except ck.KafkaException as failure:
-            raise log.translate(_error(failure), f"start as slot {slot} of group {group}") from failure
+            doing = f"start as slot {self._slot} of group {self._group}"
+            raise self._log.translate(_error(failure), doing) from failure
         finally:
             self._producer.poll(0)
-        self._owned: set[TopicPartition] = set()
-        self._unplaced: set[TopicPartition] = set()
-        self._fresh: dict[TopicPartition, int] = {}
-        self._paused: set[TopicPartition] = set()
-        self._revoked: set[TopicPartition] = set()
-        self._join("")
+        self._renew = False
 
     def _join(self, protocol: str) -> None:
         choice = {"group.protocol": protocol} if protocol else {}
@@ -846,7 +854,8 @@ class KafkaWorker:
 
     def rewind(self) -> None:
         self._usable()
-        self._finish_abort()
+        if self._renew:
+            self._start_producer()
         self._consumer.resume([_kafka(at) for at in self._paused])
         told = self._lose(self._owned)
         self._revoked |= told
@@ -864,7 +873,9 @@ class KafkaWorker:
 
     def begin(self) -> None:
         self._usable()
-        self._finish_abort()
+        if self._renew:
+            raise LogUnavailable("a transaction has failed: rewind first")
+        self._began_s = monotonic_s()
         try:
             self._producer.begin_transaction()
         except ck.KafkaException as failure:
@@ -883,65 +894,44 @@ class KafkaWorker:
 
     def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
         offsets = [_kafka(at, position.offset, position.metadata) for at, position in positions.items()]
-        doing = f"commit as slot {self._slot} of group {self._group}"
         try:
             if offsets:
-                self._producer.send_offsets_to_transaction(
-                    offsets, self._consumer.consumer_group_metadata(), CALL_S
-                )
+                member = self._consumer.consumer_group_metadata()
+                self._producer.send_offsets_to_transaction(offsets, member, CALL_S)
+            self._producer.commit_transaction(COMMIT_S)
         except ck.KafkaException as failure:
+            doing = f"commit as slot {self._slot} of group {self._group}"
             raise self._failed(failure, doing) from failure
-        deadline = monotonic_s() + COMMIT_S
-        while True:
-            try:
-                self._producer.commit_transaction(CALL_S)
-            except ck.KafkaException as failure:
-                error = _error(failure)
-                if not error.retriable() or error.txn_requires_abort():
-                    raise self._failed(failure, doing) from failure
-                if monotonic_s() > deadline:
-                    self._broken = FatalLogError(
-                        f"{doing}: the outcome is unknown after {COMMIT_S:.0f} s ({error.str()}); end this process, "
-                        "its successor reads the outcome from the log"
-                    )
-                    raise self._broken from failure
-            else:
-                return
 
     def abort(self) -> None:
-        """Undo what was sent. If the cluster cannot be reached now, the next transaction does it first."""
+        """Undo what was sent. Where that fails, the next producer of this slot does it, or the time-out."""
         try:
             self._producer.abort_transaction(CALL_S)
-            self._abort_first = False
         except ck.KafkaException as failure:
             error = _error(failure)
-            self._abort_first = True
-            if error.fatal():
-                self._broken = self._fatal(error, "abort a transaction")
-            _log.warning("a transaction could not be aborted yet: %s", error.str())
-
-    def _finish_abort(self) -> None:
-        if self._abort_first:
-            self.abort()
-            self._usable()
-            if self._abort_first:
-                raise LogUnavailable(
-                    f"Kafka at {self._log.servers} does not answer: a transaction is still open"
-                )
+            _log.warning("a transaction was not aborted in order: %s", error.str())
+            self._renew = True
+            if self._succeeded(error):
+                self._broken = FatalLogError(str(self._log.translate(error, "abort a transaction")))
 
     def _failed(self, failure: ck.KafkaException, doing: str) -> SmartScaleError:
-        """The error to raise; whatever was sent has been aborted, or the worker is broken."""
+        """The error to raise. What was sent is aborted, or settled by the producer that ``rewind`` starts."""
         error = _error(failure)
         translated = self._log.translate(error, doing)
-        if error.fatal() or isinstance(translated, FatalLogError):
-            self._broken = self._fatal(error, doing)
+        if not error.fatal():
+            self.abort()
+        elif self._succeeded(error) or error.code() in _REFUSED:
+            self._broken = FatalLogError(str(translated))
             return self._broken
-        self.abort()
+        else:  # the client gave up; a new one can go on, since positions are read again
+            self._renew = True
+            return LogUnavailable(str(translated))
         return translated
 
-    def _fatal(self, error: ck.KafkaError, doing: str) -> FatalLogError:
-        translated = self._log.translate(error, doing)
-        return translated if isinstance(translated, FatalLogError) else FatalLogError(str(translated))
+    def _succeeded(self, error: ck.KafkaError) -> bool:
+        """Whether another process has taken the slot. The broker fences in the same words the writer of a
+        transaction that it has aborted for its age; only the age tells them apart."""
+        return error.code() in _SUCCEEDED and monotonic_s() - self._began_s < TRANSACTION_S
 
 
 class KafkaTransaction:
