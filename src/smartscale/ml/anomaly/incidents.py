@@ -79,7 +79,7 @@ class Track(msgspec.Struct, frozen=True, omit_defaults=True):
     calm_low: float = 0.0
     calm_high: float = 0.0
     calm_until: int = -1
-    """The band of demand before the last incident, valid until this step."""
+    """The band of demand expected before the last incident, valid until this step."""
     surge_until: int = -1
     """Until here, overload is the aftermath of a surge."""
 
@@ -97,6 +97,7 @@ class Service(NamedTuple):
     demand_rose: bool
 
 
+_DEMAND: Final = (SURGE, DROP, ZERO)
 _CLASS_OF: Final = {ZERO: DATA_GAP, SURGE: DEMAND_SURGE, ERRORS: FAULT, LATENCY: FAULT, DROP: LEVEL_SHIFT}
 """Most telling first: the first confirmed kind names the class."""
 
@@ -121,20 +122,29 @@ def step(
     if told is not None and track.open is None:
         told = msgspec.structs.replace(told, notify=notify)
     still = told or (track.open.told if track.open else None)
-    since = track.open.since if track.open else now
-    calm = next((w for w in ended if w.confirmed and w.kind in (SURGE, DROP, ZERO)), None)
+    opened = Open(still, track.open.since if track.open else now) if still and still.end_us is None else None
+    low, high = (
+        _calm_band(track, alive, by_kind) if opened and not track.open else (track.calm_low, track.calm_high)
+    )
+    shifted = told is not None and told.class_ == LEVEL_SHIFT and told.end_us is not None
     surged = any(w.kind == SURGE and w.confirmed for w in (*alive, *ended))
     return (
         Track(
             watches=tuple(alive),
-            open=Open(still, since) if still is not None and still.end_us is None else None,
-            calm_low=calm.low if calm else track.calm_low,
-            calm_high=calm.high if calm else track.calm_high,
-            calm_until=now + AFTERMATH if calm else track.calm_until,
+            open=opened,
+            calm_low=low,
+            calm_high=high,
+            calm_until=now if shifted else now + AFTERMATH if opened else track.calm_until,
             surge_until=now + AFTERMATH if surged else track.surge_until,
         ),
         told,
     )
+
+
+def _calm_band(track: Track, alive: list[Watch], by_kind: dict[str, Sight]) -> tuple[float, float]:
+    """What demand was expected to be before the incident that opens now."""
+    before = next((w for w in alive if w.kind in _DEMAND), by_kind.get(SURGE))
+    return (before.low, before.high) if before else (track.calm_low, track.calm_high)
 
 
 def _begin(sight: Sight, now: int) -> Watch:
@@ -171,14 +181,18 @@ def _follow(watch: Watch, sight: Sight, now: int) -> Watch:
 
 
 def _expected(sight: Sight, track: Track, now: int) -> bool:
-    """Demand that returns to what it was before the last incident is no new one."""
-    if now > track.calm_until and not any(w.kind in (SURGE, DROP, ZERO) for w in track.watches):
+    """Demand that returns to what it was before the last incident, give or take what a rule calls an effect, is
+    no new one."""
+    watch = next((w for w in track.watches if w.kind in _DEMAND), None)
+    if now <= track.calm_until:
+        low, high = track.calm_low, track.calm_high
+    elif watch is not None:
+        low, high = watch.low, watch.high
+    else:
         return False
-    watch = next((w for w in track.watches if w.kind in (SURGE, DROP, ZERO)), None)
-    low, high = (watch.low, watch.high) if watch else (track.calm_low, track.calm_high)
     if sight.kind == SURGE:
-        return sight.seen <= high
-    return sight.kind == DROP and sight.seen >= low
+        return sight.seen <= high * RULES[SURGE].effect
+    return sight.kind == DROP and sight.seen >= low / RULES[DROP].effect
 
 
 def _tell(
