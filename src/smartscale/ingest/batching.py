@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from smartscale.ingest.identities import Identities, Places
 from smartscale.log.port import Message
 from smartscale.records import events, schema, topics
 from smartscale.records.events_json import EventIn, to_batch
 
-Indexes = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """The new events of one request. ``identities[i]`` is None for an event without an id."""
+    """The new events of one request."""
 
     events: Sequence[EventIn]
     times_us: npt.NDArray[np.int64]
-    identities: Sequence[bytes | None]
+    identities: Identities
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +69,33 @@ class _Flat:
 
     def __init__(self, parcels: Sequence[Parcel]) -> None:
         self.events = [event for parcel in parcels for event in parcel.events]
-        self.identities = [identity for parcel in parcels for identity in parcel.identities]
+        self.identities = Identities.joined([parcel.identities for parcel in parcels])
         self.times_us = np.concatenate([parcel.times_us for parcel in parcels])
         self.owners = np.repeat(np.arange(len(parcels)), [len(parcel.events) for parcel in parcels])
 
 
-_NONE: Final = bytes(16)
-
-
-def _targets(identities: Sequence[bytes | None], run: int, partitions: int, turn: int) -> tuple[Indexes, int]:
+def _targets(identities: Identities, run: int, partitions: int, turn: int) -> tuple[Places, int]:
     """Each event's partition, and how many runs of events without identity there are.
 
     The same formula as ``log.partitioner.event_partition``, for all at once."""
-    without = [i for i, identity in enumerate(identities) if identity is None]
-    words = np.frombuffer(b"".join([identity or _NONE for identity in identities]), dtype="<u8")[::2]
-    target = (words % np.uint64(partitions)).astype(np.int64)
+    target = (identities.words[:, 0] % np.uint64(partitions)).astype(np.int64)
+    without = np.flatnonzero(~identities.known)
     target[without] = (turn + np.arange(len(without)) // run) % partitions
     return target, -(-len(without) // run)
 
 
-def _records(flat: _Flat, chosen: Indexes, partition: int, packing: Packing, now_us: int) -> Iterator[Packed]:
+def _records(flat: _Flat, chosen: Places, partition: int, packing: Packing, now_us: int) -> Iterator[Packed]:
     for start in range(0, len(chosen), packing.record_events):
         yield from _fitting(flat, chosen[start : start + packing.record_events], partition, packing, now_us)
 
 
-def _fitting(flat: _Flat, chosen: Indexes, partition: int, packing: Packing, now_us: int) -> Iterator[Packed]:
+def _fitting(flat: _Flat, chosen: Places, partition: int, packing: Packing, now_us: int) -> Iterator[Packed]:
     """One record, or several if it would be too long."""
     places = chosen.tolist()
     batch = to_batch(
         [flat.events[i] for i in places],
         flat.times_us[chosen],
-        [flat.identities[i] for i in places],
+        flat.identities.take(chosen).column(),
         packing.hash_user,
     )
     value = events.encode(batch, packing.compression)

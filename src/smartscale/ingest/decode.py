@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from smartscale.ingest.identities import Identities
 from smartscale.log.partitioner import event_hashes
 from smartscale.records import events_json
 from smartscale.records.events_json import Decoded, Limits, MalformedBody
@@ -30,7 +31,7 @@ class Unsupported(ValueError):
 
 def decode(
     headers: Mapping[str, str], body: bytes, limits: Limits, tenant: str = "default"
-) -> tuple[Decoded, list[bytes | None]]:
+) -> tuple[Decoded, Identities]:
     """The events of a request and the identities of the good ones. Raises ``Unsupported``, ``MalformedBody``."""
     decoded = events_json.decode(body, limits, _lines(headers))
     key = headers.get("idempotency-key")
@@ -41,7 +42,8 @@ def decode(
             if event.id is None:
                 event.id = f"{key}:{index}"
     services = [event.service for event in decoded.events]
-    return decoded, event_hashes(tenant, services, [event.id for event in decoded.events])
+    hashes = event_hashes(tenant, services, [event.id for event in decoded.events])
+    return decoded, Identities.of(hashes)
 
 
 def _lines(headers: Mapping[str, str]) -> bool | None:

@@ -17,7 +17,7 @@ from smartscale.ingest.admission import Admission
 from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.batching import Parcel
 from smartscale.ingest.decode import Unsupported, decode
-from smartscale.ingest.recent import Recent
+from smartscale.ingest.identities import Identities, Recent
 from smartscale.ingest.writer import Job, Outcome
 from smartscale.records.events_json import Decoded, Limits, MalformedBody
 from smartscale.telemetry.health import Health
@@ -195,15 +195,13 @@ async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _parcel(decoded: Decoded, identities: Sequence[bytes | None], repeats: Sequence[int]) -> Parcel:
+def _parcel(decoded: Decoded, identities: Identities, repeats: Sequence[int]) -> Parcel:
     """What is to be written: the good events but the repeats."""
     if not repeats:
         return Parcel(decoded.events, decoded.times_us, identities)
     fresh = np.setdiff1d(np.arange(len(decoded.events)), repeats)
-    places = fresh.tolist()
-    return Parcel(
-        [decoded.events[i] for i in places], decoded.times_us[fresh], [identities[i] for i in places]
-    )
+    events = [decoded.events[i] for i in fresh.tolist()]
+    return Parcel(events, decoded.times_us[fresh], identities.take(fresh))
 
 
 _READ: Final = frozenset({b"content-type", b"content-length", b"content-encoding", b"idempotency-key"})

@@ -324,13 +324,13 @@ _MISSING: Final = re.compile(r"Object missing required field (.*)")
 def to_batch(
     events: Sequence[EventIn],
     times_us: Times,
-    identities: Sequence[bytes | None],
+    identities: Sequence[bytes | None] | pa.FixedSizeBinaryArray,
     hash_user: Callable[[str], int],
     tenant: str = "default",
 ) -> pa.RecordBatch:
     """Good events (as ``decode`` gives them) as columns of ``records.events.SCHEMA``, in the same order.
 
-    ``identities[i]`` is the 16-byte identity of an event with an id, else None."""
+    ``identities[i]`` is the 16-byte identity of an event with an id, else null."""
     latency_ms = pa.array([event.latency_ms for event in events], pa.float64())
     status = pa.array([event.status for event in events], pa.int16())
     columns = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from smartscale.ingest.admission import Admission
-from smartscale.ingest.recent import Recent
 
 
 def test_events_are_let_in_up_to_the_limit_and_again_once_settled() -> None:
@@ -42,21 +41,3 @@ def test_the_oldest_event_is_the_least_of_those_not_settled_and_never_after_the_
     assert admission.oldest_us(100) == 30
     admission.settle(oldest)
     assert admission.oldest_us(100) == 50
-
-
-def test_the_recent_set_forgets_the_older_generation_only() -> None:
-    """Size 2: [a b] is old once full; [c d] pushes it out."""
-    recent = Recent(2)
-    recent.add([b"a", None])
-    recent.add([b"b"])
-    assert recent.repeats([b"a", b"b", b"c"]) == [0, 1]
-    recent.add([b"c"])
-    assert recent.repeats([b"a", b"c"]) == [0, 1]
-    recent.add([b"d"])
-    assert recent.repeats([b"a", b"b", b"c", b"d"]) == [2, 3]
-
-
-def test_an_event_without_identity_is_never_a_repeat() -> None:
-    recent = Recent(10)
-    recent.add([None, b"a"])
-    assert recent.repeats([None, b"a", None]) == [1]

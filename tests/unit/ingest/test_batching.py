@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartscale.ingest.batching import Packed, Packing, Parcel, pack
+from smartscale.ingest.identities import Identities
 from smartscale.log.partitioner import event_hash, event_hashes, event_partition
 from smartscale.records import events, schema, topics
 from smartscale.records.events_json import EventIn, user_hasher
@@ -22,7 +23,7 @@ def parcel(ids: list[str | None], start: int = 0) -> Parcel:
     """Events of one service with these ids and the times ``start``, ``start + 1``, ..."""
     made = [EventIn(service="shop", id=each) for each in ids]
     times_us = np.arange(start, start + len(ids), dtype=np.int64)
-    return Parcel(made, times_us, event_hashes("default", ["shop"] * len(ids), ids))
+    return Parcel(made, times_us, Identities.of(event_hashes("default", ["shop"] * len(ids), ids)))
 
 
 def rows(packed: list[Packed]) -> list[dict[str, object]]:

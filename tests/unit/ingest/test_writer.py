@@ -14,6 +14,7 @@ from smartscale.clock import ManualClock
 from smartscale.errors import FatalLogError, LogUnavailable
 from smartscale.ingest.admission import Ticket
 from smartscale.ingest.batching import Packing, Parcel
+from smartscale.ingest.identities import Identities
 from smartscale.ingest.writer import Job, Outcome, Writer
 from smartscale.log.port import Message, Record, TopicPartition
 from smartscale.log.topics import specs
@@ -78,7 +79,7 @@ class Bench:
 
     def put(self, *ids: str) -> None:
         made = [EventIn(service="shop", id=each) for each in ids]
-        parcel = Parcel(made, np.arange(len(ids), dtype=np.int64), [None] * len(ids))
+        parcel = Parcel(made, np.arange(len(ids), dtype=np.int64), Identities.of([None] * len(ids)))
         self.writer.put(Job(parcel, Ticket(0, len(ids), 0), self.loop.create_future()))
 
     def wait(self, outcomes: int) -> list[Exception | None]:
