@@ -95,12 +95,12 @@ def played(
     return summary.services[0]
 
 
-def after(stage: Stage, real_s: float, act: Callable[[], None]) -> Callable[[], None]:
-    """Do something a while after the start, unless the run has been stopped."""
+def after(stage: Stage, requests: int, act: Callable[[], None]) -> Callable[[], None]:
+    """Do something once this many requests have ended."""
 
     def wait_and_act() -> None:
-        if not stage.context.stop.wait(real_s):
-            act()
+        until(lambda: len(stage.collected.events) >= requests, f"{requests} events")
+        act()
 
     return wait_and_act
 
@@ -131,7 +131,7 @@ def test_overload_raises_latency_and_errors_until_replicas_arrive(stage: Stage) 
     stage.scale(1)
     stage.ready(1)
     end_us = stage.clock.now_us() + 70_000_000
-    told = played(stage, load(90, 70), after(stage, 1.0, lambda: stage.scale(3)))
+    told = played(stage, load(90, 70), after(stage, 1500, lambda: stage.scale(3)))
     books_balance(stage, told)
     assert told.statuses.get(503, 0) + told.statuses.get(504, 0) > 100
     assert told.overload_s > 10
@@ -161,7 +161,7 @@ def test_a_killed_replica_loses_no_request_silently(stage: Stage) -> None:
         ]
         os.kill(records[0]["pid"], signal.SIGKILL)
 
-    told = played(stage, load(98, 30), after(stage, 0.5, kill_one))
+    told = played(stage, load(98, 30), after(stage, 1000, kill_one))
     books_balance(stage, told)
     assert told.statuses[502] > 0
     assert told.statuses[200] > told.requests * 0.4
@@ -171,7 +171,7 @@ def test_scaling_in_under_load_fails_no_request(stage: Stage) -> None:
     """A replica drains: it takes no more, finishes what it has, and ends."""
     stage.scale(3)
     stage.ready(3)
-    told = played(stage, load(30, 30), after(stage, 0.5, lambda: stage.scale(1)))
+    told = played(stage, load(30, 30), after(stage, 300, lambda: stage.scale(1)))
     books_balance(stage, told)
     assert set(told.statuses) == {200}
     until(lambda: stage.actuator.observe(SHOP).draining == 0, "the draining replicas have ended")
@@ -194,7 +194,7 @@ def test_a_stop_ends_the_run_early_and_says_so(stage: Stage) -> None:
     """What had arrived still ends; the summary is not complete."""
     stage.scale(2)
     stage.ready(2)
-    told = played(stage, load(50, 600), after(stage, 0.5, stage.context.stop.set))
+    told = played(stage, load(50, 600), after(stage, 300, stage.context.stop.set))
     assert json.loads((stage.root.parent / "summary.json").read_bytes())["complete"] is False
     requests = stage.collected.requests()
     assert len(requests) == told.requests

@@ -236,10 +236,10 @@ class _Front:
 
     def finish(self, now_us: int) -> None:
         """Whatever has no end yet is lost; say so, and close."""
+        self._close_seconds(self._planned_us, final=True)
         for name in list(self._connections):
             self._tell(self._drop(name, now_us))
         self._tell(self._balancer.abandon(now_us))
-        self._close_seconds(self._planned_us, final=True)
 
     def _look(self) -> None:
         """Connect to replicas whose socket has appeared."""
