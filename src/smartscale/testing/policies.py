@@ -9,7 +9,7 @@ import msgspec
 from smartscale.control.policy import Policy
 
 
-def policy(name: str = "shop", **spec: object) -> Policy:
+def policy(name: str = "shop", /, **spec: object) -> Policy:
     """A policy for the service, and the target, ``name``. ``spec`` overrides fields by their wire names.
 
     >>> policy(maxReplicas=3).spec.max_replicas
