@@ -67,6 +67,7 @@ _TITLES: Final = {
     400: "malformed request",
     404: "not found",
     405: "method not allowed",
+    408: "body too slow",
     413: "too large",
     415: "unsupported media type",
     429: "too many events waiting",

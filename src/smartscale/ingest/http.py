@@ -28,6 +28,11 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 
+READ_S: Final = 30.0
+"""Real. How long a body may take to arrive, because it holds room that others want; chosen as half a minute for the largest
+body is half a megabyte a second."""
+
+
 class App:
     """ASGI. Everything runs on one event loop; ``put`` hands a job to the writer, ``settle`` takes it back.
 
@@ -87,7 +92,7 @@ class App:
         if path == "/v1/events":
             if method != "POST":
                 return answers.problem(405, "send events with POST", allow="POST")
-            answer = await self._post(_headers(scope), receive)
+            answer = await self._timely(_headers(scope), receive)
             if answer is not None:
                 self._metrics.requests.labels(str(answer.status)).inc()
             return answer
@@ -98,21 +103,29 @@ class App:
             return answers.problem(405, f"{path} is read with GET", allow="GET")
         return get()
 
+    async def _timely(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
+        try:
+            return await self._post(headers, receive)
+        except TimeoutError:
+            return answers.problem(408, f"the body did not arrive within {READ_S:g} s; send less at once")
+
     async def _post(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
         limit = self._settings.ingest.max_body_bytes
         length = headers.get("content-length", "")
         size = int(length) if length.isdigit() else limit
         if size > limit:
-            await _body(receive, 0)
+            async with asyncio.timeout(READ_S):
+                await _body(receive, 0)
             return answers.problem(
                 413, f"the body has {size:,} bytes, the limit is {limit:,}; send less at once"
             )
         if self._admission.closed:
-            return answers.problem(503, "this process is stopping; send the events again")
+            return _stopping()
         if not self._admission.reserve(size):
             return answers.problem(429, "too many bytes are waiting to be written; send the events again")
         try:
-            body = await _body(receive, limit)
+            async with asyncio.timeout(READ_S):
+                body = await _body(receive, limit)
             if body is None:
                 return None
             if len(body) > limit:
@@ -149,6 +162,8 @@ class App:
     async def _written(self, parcel: Parcel) -> Answer | None:
         """None once the events are durable, else why they are not."""
         ticket = self._admission.admit(len(parcel.events), int(parcel.times_us.min()))
+        if ticket is None and self._admission.closed:
+            return _stopping()
         if ticket is None:
             return answers.problem(429, "the queue is full; send the events again")
         future: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
@@ -182,6 +197,10 @@ class App:
 
     def _prometheus(self) -> Answer:
         return Answer(200, generate_latest(self._health.registry), CONTENT_TYPE_LATEST)
+
+
+def _stopping() -> Answer:
+    return answers.problem(503, "this process is stopping; send the events again")
 
 
 def _state(good: bool, reason: str) -> Answer:

@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 
+import pytest
+
 from smartscale import config
 from smartscale.clock import ManualClock
 from smartscale.errors import LogUnavailable
@@ -210,6 +212,30 @@ def test_the_oldest_event_counts_from_admission_until_it_is_durable() -> None:
         edge.app.settle([(edge.jobs[0], None)])
         await request
         assert edge.admission.oldest_us(NOW_US) == NOW_US
+
+    run(scenario)
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had reserved is given back."""
+    monkeypatch.setattr("smartscale.ingest.http.READ_S", 0.01)
+
+    async def scenario() -> None:
+        edge = Edge()
+        sent: list[MutableMapping[str, object]] = []
+
+        async def receive() -> MutableMapping[str, object]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(event: MutableMapping[str, object]) -> None:
+            sent.append(event)
+
+        headers = [(b"content-length", b"1000")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/events", "headers": headers}
+        await edge.app(scope, receive, send)
+        assert sent[0]["status"] == 408
+        assert edge.admission.bytes == 0
 
     run(scenario)
 
