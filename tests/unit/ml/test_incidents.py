@@ -1,7 +1,8 @@
 """From sights to incidents, drawn as timelines: one sign a step.
 
 ``.`` inside the band, ``^`` demand above it, ``_`` demand below it, ``0`` nothing at all, ``x`` errors,
-``~`` latency, ``%`` errors and latency, ``#`` demand above it with errors and latency.
+``~`` latency, ``%`` errors and latency, ``#`` demand above it with errors and latency, ``o`` nothing at all,
+but no longer a surprise to the forecast.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ STEP_US = 10_000_000
 CALM = Service("default", "web", "arrivals", demand_rose=False)
 
 NORMAL, HIGH, LOW = 100.0, 300.0, 40.0
-DEMAND = {"^": HIGH, "#": HIGH, "_": LOW, "0": 0.0}
+DEMAND = {"^": HIGH, "#": HIGH, "_": LOW, "0": 0.0, "o": 0.0}
 FAULTY, SLOW = frozenset("x%#"), frozenset("~%#")
 
 
@@ -29,7 +30,7 @@ def sights(sign: str) -> list[Sight]:
     return [
         Sight(SURGE, demand, 100.0, 80.0, 120.0, demand / 100, demand == HIGH),
         Sight(DROP, demand, 100.0, 80.0, 120.0, 100 / max(demand, 1), demand == LOW),
-        Sight(ZERO, demand, 100.0, 80.0, 120.0, 1.0, demand == 0),
+        Sight(ZERO, demand, 100.0, 80.0, 120.0, 1.0, sign == "0"),
         Sight(ERRORS, errors, 0.01, 0.0, 0.06, errors - 0.01, errors > 0.06),
         Sight(LATENCY, p99, 100.0, 0.0, 150.0, p99 / 100, p99 > 150),
     ]
@@ -65,6 +66,7 @@ def classes(timeline: str, service: Service = CALM) -> list[str]:
         ("...xxxxxxx######...", [FAULT]),  # a fault that draws retries stays a fault
         ("...xx0000......", [DATA_GAP]),
         ("..____........", []),  # a short dip
+        (".._oooo.......", [DATA_GAP]),  # silence after a dip that the forecast has followed already
         ("..______........", [LEVEL_SHIFT]),
         ("...^^^.^^^....", [DEMAND_SURGE]),  # one calm step does not split an incident
         ("...^^^......^^^......", [DEMAND_SURGE, DEMAND_SURGE]),

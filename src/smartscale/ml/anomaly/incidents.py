@@ -111,6 +111,7 @@ def step(
     ``notify``: whether the alert budget has room for an incident that opens now."""
     by_kind = {sight.kind: sight for sight in sights}
     watches = [_follow(w, by_kind[w.kind], now) if w.kind in by_kind else w for w in track.watches]
+    watches = _silence_is_more_than_a_drop(watches, by_kind)
     watched = {watch.kind for watch in watches}
     watches += [
         _begin(s, now) for s in sights if s.raised and s.kind not in watched and not _expected(s, track, now)
@@ -139,6 +140,17 @@ def step(
         ),
         told,
     )
+
+
+def _silence_is_more_than_a_drop(watches: list[Watch], by_kind: dict[str, Sight]) -> list[Watch]:
+    """A drop that goes on to nothing at all is a gap, by the band from before the drop."""
+    silent = DROP in by_kind and by_kind[DROP].seen == 0 and all(w.kind != ZERO for w in watches)
+    return [
+        msgspec.structs.replace(w, kind=ZERO, confirmed=True)
+        if silent and w.kind == DROP and w.low > 0
+        else w
+        for w in watches
+    ]
 
 
 def _calm_band(track: Track, alive: list[Watch], by_kind: dict[str, Sight]) -> tuple[float, float]:

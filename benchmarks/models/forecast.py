@@ -1,0 +1,148 @@
+"""Forecasts of seeded series beside naive and seasonal naive, and what a refresh of many series costs.
+
+Run: ``python benchmarks/models/forecast.py [--series 10000]``. Prints one JSON object a line:
+
+- ``accuracy/NAME``: pinball loss, mean over levels 0.05 to 0.99 and steps 1 to 30, divided by that of the naive and
+  the seasonal naive forecast; both get the quantiles of their own past residuals per horizon, so the ratio compares
+  distributions with distributions. ``coverage`` of the 90 % band; ``peak_95`` and ``peak_99``: share of maxima over 30 steps
+  at or under that quantile.
+- ``cost``: CPU seconds to learn a step and to refresh the forecasts (30 steps, 9 levels, values and peaks).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
+
+Array = npt.NDArray[np.float64]
+HORIZON, DAY, SERIES, STEP_S = 30, 144, 8, 600.0
+STEPS = 12 * DAY
+WARM = 4 * DAY
+
+
+def daily(rng: np.random.Generator) -> Array:
+    """A daily wave with noise that remembers, as most user traffic."""
+    wave = 1 + 0.6 * np.sin(np.arange(STEPS) * 2 * np.pi / DAY)
+    return np.asarray(wave[:, None] * np.exp(_remembering(rng, 0.9, 0.05)))
+
+
+def walk(rng: np.random.Generator) -> Array:
+    """No season: a random walk of the logarithm."""
+    return np.asarray(np.exp(np.clip(np.cumsum(rng.normal(0, 0.02, (STEPS, SERIES)), axis=0), -2, 2)))
+
+
+def bursts(rng: np.random.Generator) -> Array:
+    """A steady level with bursts of three times that, six steps long, twice a day."""
+    begin = rng.random((STEPS, SERIES)) < 2 / DAY
+    on = sum(np.roll(begin, lag, axis=0) for lag in range(6)) > 0
+    return np.where(on, 3.0, 1.0)
+
+
+def steady(rng: np.random.Generator) -> Array:
+    """Nothing but chance."""
+    return np.ones((STEPS, SERIES))
+
+
+def _remembering(rng: np.random.Generator, memory: float, size: float) -> Array:
+    noise = np.zeros((STEPS, SERIES))
+    for step in range(1, STEPS):
+        noise[step] = memory * noise[step - 1] + rng.normal(0, size, SERIES)
+    return noise
+
+
+SCENARIOS: dict[str, Callable[[np.random.Generator], Array]] = {
+    "daily": daily,
+    "walk": walk,
+    "bursts": bursts,
+    "steady": steady,
+}
+
+
+def pinball(quantiles: Array, truth: Array) -> float:
+    """Mean pinball loss over the levels to 0.99 (Koenker and Bassett 1978)."""
+    levels = LEVELS[:-1]
+    difference = truth[..., None] - quantiles[..., :-1]
+    return float(np.maximum(levels * difference, (levels - 1) * difference).mean())
+
+
+def baseline(rates: Array, origin: int, lag: Callable[[int, int], int]) -> Array:
+    """A point forecast with the quantiles of its residuals over the past two days, (SERIES, HORIZON, Q)."""
+    answer = []
+    for h in range(1, HORIZON + 1):
+        past = np.arange(origin - 2 * DAY, origin + 1)
+        residual = rates[past] - rates[[lag(t - h, h) for t in past]]
+        offsets = np.quantile(residual, LEVELS, axis=0).T
+        answer.append(rates[lag(origin, h)][:, None] + offsets)
+    return np.maximum(np.stack(answer, axis=1), 0)
+
+
+def accuracy(name: str) -> dict[str, object]:
+    """One scenario, 60 origins after the warm-up."""
+    rng = np.random.default_rng(sorted(SCENARIOS).index(name))
+    rates = rng.poisson(SCENARIOS[name](rng) * 20 * STEP_S) / STEP_S
+    plan = Forecaster(STEP_S, HORIZON, 8 * DAY)
+    state = plan.fresh(SERIES)
+    origins = set(np.linspace(WARM, STEPS - HORIZON - 1, 60).astype(int).tolist())
+    ours, naive, seasonal, inside, peaks = [], [], [], [], []
+    for step in range(STEPS):
+        plan.learn(state, step, rates[step])
+        if step not in origins:
+            continue
+        truth = rates[step + 1 : step + 1 + HORIZON].T
+        found = plan.forecast(state, state.memory, step)
+        ours.append(pinball(found.values, truth))
+        naive.append(pinball(baseline(rates, step, lambda t, h: t), truth))
+        seasonal.append(pinball(baseline(rates, step, lambda t, h: t + h - DAY), truth))
+        inside.append(((truth >= found.values[:, :, 0]) & (truth <= found.values[:, :, 6])).mean())
+        peaks.append((truth.max(axis=1)[:, None] <= found.peaks[:, -1, 6:8]).mean(axis=0))
+    return {
+        "id": f"accuracy/{name}",
+        "to_naive": round(float(np.mean(ours) / np.mean(naive)), 3),
+        "to_seasonal_naive": round(float(np.mean(ours) / np.mean(seasonal)), 3),
+        "coverage": round(float(np.mean(inside)), 3),
+        "peak_95": round(float(np.mean(peaks, axis=0)[0]), 3),
+        "peak_99": round(float(np.mean(peaks, axis=0)[1]), 3),
+    }
+
+
+def cost(series: int) -> dict[str, object]:
+    """A step of 10 s of ``series`` series with a day of history."""
+    rng = np.random.default_rng(0)
+    plan = Forecaster(10.0, HORIZON, 8640)
+    state = plan.fresh(series)
+    state.past = rng.uniform(1, 9, state.past.shape).astype(np.float32)
+    learn, refresh = [], []
+    for step in range(plan.width, plan.width + 4):
+        rates = rng.poisson(200, series) / 10
+        begin = time.process_time()
+        plan.learn(state, step, rates)
+        learned = time.process_time()
+        plan.forecast(state, state.memory, step)
+        learn.append(learned - begin)
+        refresh.append(time.process_time() - learned)
+    return {
+        "id": "cost",
+        "series": series,
+        "learn_s": round(min(learn), 3),
+        "refresh_s": round(min(refresh), 3),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--series", type=int, default=10_000)
+    series = arguments.parse_args().series
+    for name in SCENARIOS:
+        print(json.dumps(accuracy(name)), flush=True)
+    print(json.dumps(cost(series)))
+
+
+if __name__ == "__main__":
+    main()
