@@ -29,7 +29,7 @@ from smartscale.log.sqlite import SqliteLog
 from smartscale.testing.memory_log import MemoryLog
 
 TOPICS = [
-    TopicSpec("in", 3, retention_bytes=300),
+    TopicSpec("in", 3, retention_bytes=120),
     TopicSpec("out", 2),
     TopicSpec("kept", 1, compacted=True),
 ]
@@ -214,7 +214,7 @@ def test_sqlite_log_and_memory_log_agree() -> None:
     run_state_machine_as_test(
         SqliteAgainstMemory,
         settings=settings(
-            max_examples=150,
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
