@@ -1,4 +1,4 @@
-"""A real ingest process on the embedded log: answers, kill -9, heartbeats, a clean stop, a port in use."""
+"""A real ingest process: answers, kill -9, heartbeats, a clean stop, a port in use, a log that goes away."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from smartscale.log.topics import specs
 from smartscale.producer.http import Sender
 from smartscale.records import events, schema, topics
 from smartscale.records.events import Heartbeat
+from smartscale.testing.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.e2e
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 class Edge:
     """An ingest process and its log."""
 
-    def __init__(self, folder: Path) -> None:
-        self.address = f"sqlite:{folder / 'log.db'}"
+    def __init__(self, address: str) -> None:
+        self.address = address
         log = open_log(self.address)
         log.create(specs(config.load(environment={})))
         log.close()
@@ -60,19 +61,19 @@ class Edge:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self.process
 
-    def wait_ready(self) -> None:
-        """Until /readyz says 200: the first heartbeat is in the log."""
+    def wait_ready(self, status: int = 200) -> None:
+        """Until /readyz says 200: a heartbeat is in the log (or 503: none could be written)."""
         end = monotonic_s() + DEADLINE_S
         pause = threading.Event()
         while monotonic_s() < end:
             assert self.process.poll() is None, self.process.communicate()[1]
             try:
-                if self.ask("GET", "/readyz")[0] == 200:
+                if self.ask("GET", "/readyz")[0] == status:
                     return
             except OSError:
                 pass  # not listening yet
             pause.wait(0.05)
-        raise AssertionError("the edge did not get ready")
+        raise AssertionError(f"/readyz did not say {status}")
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
@@ -131,7 +132,7 @@ class Edge:
 
 @pytest.fixture
 def edge(tmp_path: Path) -> Iterator[Edge]:
-    edge = Edge(tmp_path)
+    edge = Edge(f"sqlite:{tmp_path / 'log.db'}")
     try:
         edge.wait_ready()
         yield edge
@@ -278,3 +279,27 @@ def test_a_port_in_use_is_a_clear_error(edge: Edge) -> None:
     assert f"port {edge.port} on 127.0.0.1 is in use" in second.stderr + second.stdout
     assert "--port" in second.stderr + second.stdout
     assert edge.post(b'{"service":"shop"}') == 200
+
+
+@pytest.mark.kafka
+def test_a_broker_that_goes_away_is_told_and_comes_back_by_itself(kafka_broker: KafkaBroker) -> None:
+    """Paused: not ready, 503 with Retry-After, and health still good. Resumed: the same events are taken, counted once."""
+    edge = Edge(kafka_broker.url)
+    try:
+        edge.wait_ready()
+        sender = Sender(edge.url, WallClock(), run_id="run", batch_events=100)
+        sender.offer([{"service": "shop"} for _ in range(1_000)])
+        kafka_broker.pause()
+        sender.offer([{"service": "shop"} for _ in range(1_000)])
+        edge.wait_ready(503)
+        assert edge.ask("GET", "/healthz")[0] == 200
+        assert b"Kafka" in edge.ask("GET", "/readyz")[1]
+        kafka_broker.resume()
+        edge.wait_ready()
+        totals = sender.close(DEADLINE_S)
+        assert totals.sent == 2_000 == totals.accepted + totals.duplicate
+        assert set(edge.ids()) == {f"run-{i}" for i in range(1, 2_001)}
+        assert edge.stop() == 0
+    finally:
+        edge.process.kill()
+        edge.process.communicate()
