@@ -45,7 +45,7 @@ def bursts(rng: np.random.Generator) -> Array:
     return np.where(on, 3.0, 1.0)
 
 
-def steady(rng: np.random.Generator) -> Array:
+def steady(_rng: np.random.Generator) -> Array:
     """Nothing but chance."""
     return np.ones((STEPS, SERIES))
 
@@ -72,15 +72,17 @@ def pinball(quantiles: Array, truth: Array) -> float:
     return float(np.maximum(levels * difference, (levels - 1) * difference).mean())
 
 
-def baseline(rates: Array, origin: int, lag: Callable[[int, int], int]) -> Array:
-    """A point forecast with the quantiles of its residuals over the past two days, (SERIES, HORIZON, Q)."""
-    answer = []
+def baseline(rates: Array, origin: int, period: int | None) -> Array:
+    """The last value, or that of a period ago, with the quantiles of its residuals over the past two days.
+
+    Shape (SERIES, HORIZON, Q)."""
+    answer: list[Array] = []
+    past = np.arange(origin - 2 * DAY, origin + 1)
     for h in range(1, HORIZON + 1):
-        past = np.arange(origin - 2 * DAY, origin + 1)
-        residual = rates[past] - rates[[lag(t - h, h) for t in past]]
-        offsets = np.quantile(residual, LEVELS, axis=0).T
-        answer.append(rates[lag(origin, h)][:, None] + offsets)
-    return np.maximum(np.stack(answer, axis=1), 0)
+        back = h if period is None else period
+        offsets = np.quantile(rates[past] - rates[past - back], LEVELS, axis=0).T
+        answer.append(np.asarray(rates[origin + h - back][:, None] + offsets, np.float64))
+    return np.maximum(np.stack(answer, axis=1), 0.0)
 
 
 def accuracy(name: str) -> dict[str, object]:
@@ -98,8 +100,8 @@ def accuracy(name: str) -> dict[str, object]:
         truth = rates[step + 1 : step + 1 + HORIZON].T
         found = plan.forecast(state, state.memory, step)
         ours.append(pinball(found.values, truth))
-        naive.append(pinball(baseline(rates, step, lambda t, h: t), truth))
-        seasonal.append(pinball(baseline(rates, step, lambda t, h: t + h - DAY), truth))
+        naive.append(pinball(baseline(rates, step, None), truth))
+        seasonal.append(pinball(baseline(rates, step, DAY), truth))
         inside.append(((truth >= found.values[:, :, 0]) & (truth <= found.values[:, :, 6])).mean())
         peaks.append((truth.max(axis=1)[:, None] <= found.peaks[:, -1, 6:8]).mean(axis=0))
     return {
