@@ -30,6 +30,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -96,6 +98,8 @@ _PRODUCER: Mapping[str, object] = {
     "queue.buffering.max.kbytes": 64 << 10,  # the bound of a publisher's memory
     "linger.ms": 5,  # every append and commit flushes, which ends the lingering
     "retry.backoff.ms": 50,
+    # The other strategy forgets a restarting coordinator while a request waits for it: issue 5511 of librdkafka.
+    "metadata.recovery.strategy": "none",
 }
 _CONSUMER: Mapping[str, object] = {
     "group.protocol": "consumer",
@@ -481,6 +485,28 @@ def _produce(
             raise log.translate(_error(failure), f"write to {message.topic}/{message.partition}") from failure
         else:
             return
+
+
+def _bounded(call: Callable[[], None], timeout_s: float) -> None:
+    """Run a call of the client that may ignore its own time-out: librdkafka's issues 5456 and 5511, when a
+    coordinator goes away. The thread that is left behind then ends with its client, whose successor fences it."""
+    outcome: SimpleQueue[ck.KafkaException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            call()
+        except ck.KafkaException as failure:
+            outcome.put(failure)
+        else:
+            outcome.put(None)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        failure = outcome.get(timeout=timeout_s)
+    except Empty:
+        raise ck.KafkaException(_E(_E._TIMED_OUT, "the client does not answer", fatal=True)) from None
+    if failure is not None:
+        raise failure
 
 
 def _ignore(error: ck.KafkaError | None, written: ck.Message) -> None:
@@ -897,7 +923,8 @@ class KafkaWorker:
         try:
             if offsets:
                 member = self._consumer.consumer_group_metadata()
-                self._producer.send_offsets_to_transaction(offsets, member, CALL_S)
+                producer = self._producer
+                _bounded(lambda: producer.send_offsets_to_transaction(offsets, member, CALL_S), CALL_S + 2)
             self._producer.commit_transaction(COMMIT_S)
         except ck.KafkaException as failure:
             doing = f"commit as slot {self._slot} of group {self._group}"
