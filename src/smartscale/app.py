@@ -160,6 +160,7 @@ def run_stage(
                 log.info("health and metrics on http://127.0.0.1:%d", server.port)
             event_log = opened(settings)
             stack.callback(event_log.close)
+            _check_topics(event_log, settings)
             context = Context(event_log, open_clock(event_log), settings, stop, health, slot)
             try:
                 (run or stage(name))(context)
@@ -169,6 +170,9 @@ def run_stage(
     except UserError as error:
         log.error("%s", error)
         return WRONG_INPUT
+    except RetryableError as error:
+        log.error("%s", error)
+        return CANNOT_GO_ON
     except SmartScaleError as error:
         log.exception("%s", error)
         return CANNOT_GO_ON
@@ -177,6 +181,15 @@ def run_stage(
         return CANNOT_GO_ON
     log.info("stopped cleanly")
     return CLEAN
+
+
+def _check_topics(event_log: Log, settings: Settings) -> None:
+    there = event_log.topics()
+    missing = [spec.name for spec in specs(settings) if spec.name not in there]
+    if missing:
+        raise UserError(
+            f"{settings.log} lacks the topics {', '.join(missing)}: create them with `smartscale topics --log ADDRESS`"
+        )
 
 
 def stop_on_signals(stop: threading.Event) -> None:

@@ -88,7 +88,7 @@ PROGRAM = """
 import sys
 from smartscale import app
 from smartscale.config import Settings
-from smartscale.errors import FatalLogError, UserError
+from smartscale.errors import FatalLogError, LogUnavailable, UserError
 from smartscale.telemetry import logs
 
 def wait(context):
@@ -102,11 +102,19 @@ def wrong(context):
 def broken(context):
     raise FatalLogError("the client is broken")
 
+def away(context):
+    raise LogUnavailable("the broker is down")
+
 def bug(context):
     raise ZeroDivisionError
 
 logs.set_up("test-0")
-sys.exit(app.run_stage("test", Settings(log=sys.argv[1]), run=globals()[sys.argv[2]]))
+settings = Settings(log=sys.argv[1])
+if sys.argv[2] != "early":
+    log = app.opened(settings)
+    app.prepare(log, settings)
+    log.close()
+sys.exit(app.run_stage("test", settings, run=globals().get(sys.argv[2])))
 """
 
 
@@ -139,6 +147,8 @@ def test_a_stage_stops_cleanly_on_a_signal(tmp_path: Path, number: signal.Signal
     ("what", "code", "said", "traceback"),
     [
         ("wrong", 2, "mend this", False),
+        ("early", 2, "create them with `smartscale topics", False),
+        ("away", 3, "the broker is down", False),
         ("broken", 3, "the client is broken", True),
         ("bug", 3, "this is a bug", True),
     ],
@@ -146,7 +156,7 @@ def test_a_stage_stops_cleanly_on_a_signal(tmp_path: Path, number: signal.Signal
 def test_exit_codes_tell_who_must_act(
     tmp_path: Path, what: str, code: int, said: str, traceback: bool
 ) -> None:
-    """2: a person; 3: a restart may help, and the traceback is logged."""
+    """2: a person; 3: a restart may help; the traceback is logged where it is a bug."""
     process = start(tmp_path, what)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == code

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from smartscale.clock import Clock, iso
 from smartscale.errors import UserError
-from smartscale.producer import profiles, rates, service
+from smartscale.producer import profiles, service
 from smartscale.producer.profiles import Load
 from smartscale.producer.replay import Recording, open_load
 
@@ -24,9 +24,15 @@ def service_load(profile: Path | None, replay: Path | None, peak_per_s: float) -
     _one_of(profile, replay)
     if profile is not None:
         return profiles.read(profile)
-    if replay is not None:
-        return Load(rates.from_csv(replay, peak_per_s), [profiles.Service(name=REPLAYED_SERVICE)])
-    return None
+    if replay is None:
+        return None
+    load = open_load(replay, peak_per_s, REPLAYED_SERVICE)
+    if isinstance(load, Recording):
+        raise UserError(
+            f"file {replay}: holds single requests, whose outcome no replica can change; the loop needs a CSV of rates "
+            "(timestamp, requests). Play this file into a running pipeline with `smartscale produce --replay`"
+        )
+    return load
 
 
 def produced_load(

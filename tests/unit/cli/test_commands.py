@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,12 @@ COMMANDS = sorted(get_command(cli).commands)  # type: ignore[attr-defined]  # ty
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """The real command, as a process."""
     return subprocess.run(
-        [sys.executable, "-m", "smartscale", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "smartscale", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "SMARTSCALE_INGEST__PORT": "0"},
     )
 
 
