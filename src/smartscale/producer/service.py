@@ -60,9 +60,11 @@ def run(
 ) -> Summary:
     """Play ``load`` from now (world time) to its end or until ``stop``, events going to ``url``.
 
-    ``keep_times``: events keep the times of the recording instead of being moved to now; those that lie in the past are
-    sent at once. ``on_progress`` is called about once a second (real). Raises ``UserError`` for a wrong ``url``."""
-    start_us = load.start_us if keep_times else clock.now_us()
+    ``keep_times``: events keep the times of the recording instead of being moved to now (a profile has none, its start
+    is 0); those that lie in the past are sent at once.
+
+    ``on_progress`` is called about once a second (real). Raises ``UserError`` for a wrong ``url``."""
+    start_us = load.start_us if keep_times and load.start_us else clock.now_us()
     sender = Sender(url, clock, run_id=_run_id(load, start_us))
     chunks = load.chunks(start_us) if isinstance(load, Recording) else planned(load.starting_at(start_us))
     player = _Player(sender, clock, stop, on_progress)
