@@ -167,6 +167,18 @@ def test_a_clean_ramp_gives_no_incident(seed: int) -> None:
     assert told(world(120, burst=False, fault=False, seed=seed)) == []
 
 
+@pytest.mark.parametrize(("last_rate", "expected"), [(60.0, DEMAND_SURGE), (20.0, FAULT)])
+def test_slow_answers_are_demands_doing_only_where_demand_has_risen(last_rate: float, expected: str) -> None:
+    """Latency times five at the end of a ramp, and on steady traffic."""
+    plan = models()
+    state, found = plan.fresh(), []
+    for step in range(1, 61):
+        rate = 20 + (last_rate - 20) * min(max(step - 20, 0) / 35, 1)
+        plan.take(state, row(step, rate, p99_ms=500.0 if step > 54 else 100.0))
+        found += plan.advance(state, progress(step)).incidents
+    assert {i.class_ for i in found} == {expected}
+
+
 def test_the_alert_budget_holds_by_construction() -> None:
     """With one alert a day, the second incident is told silently."""
     found = told(world(120), models(alerts_per_day=1))
