@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -267,7 +268,8 @@ def status(log: LogOption = None, config: ConfigOption = None, as_json: JsonOpti
 
     chosen = settings(log, config)
     with opened(chosen) as event_log:
-        balance = LedgerReader(event_log, chosen).update()
+        with closing(LedgerReader(event_log, chosen)) as ledger:
+            balance = ledger.update()
     if as_json:
         print_json(balance)
     else:

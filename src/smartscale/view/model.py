@@ -32,6 +32,12 @@ Key = tuple[str, str]
 """Tenant and service."""
 
 
+class _Inputs(msgspec.Struct, frozen=True):
+    """What of a decision's observation is shown."""
+
+    ready: int = 0
+
+
 @dataclass(slots=True)
 class Service:
     """One service now. ``recent`` holds the last rates for a small chart, oldest first."""
@@ -42,6 +48,16 @@ class Service:
     forecast: Forecast | None = None
     decision: Decision | None = None
     recent: list[float] = field(default_factory=list)
+
+    @property
+    def ready(self) -> int | None:
+        """Ready replicas as control last saw them; None without a decision."""
+        if self.decision is None:
+            return None
+        try:
+            return msgspec.json.decode(self.decision.inputs, type=_Inputs).ready
+        except msgspec.MsgspecError:
+            return None
 
     def band(self, ahead_s: float) -> tuple[float, float, float] | None:
         """Low, middle and high of the demand ``ahead_s`` from the forecast's origin, in events a second."""

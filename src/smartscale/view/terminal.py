@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -51,7 +50,7 @@ class StageLine:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Everything on the screen at one moment. ``ready`` counts ready replicas by service."""
+    """Everything on the screen at one moment."""
 
     title: str
     now_us: int
@@ -59,7 +58,6 @@ class Shown:
     stages: list[StageLine]
     books: Books | None = None
     lead_s: float = 60.0
-    ready: Mapping[str, int] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
 
@@ -91,7 +89,7 @@ def summary_line(shown: Shown) -> str:
     rate = sum(row.rate_per_s for row in rows)
     errors = sum(row.errors for row in rows) / max(1, sum(row.count for row in rows))
     p99 = max((row.latency_p99_ms for row in rows if row.latency_p99_ms is not None), default=None)
-    replicas = [_replicas(s, shown.ready) for s in shown.model.services.values() if s.decision is not None]
+    replicas = [_replicas(s) for s in shown.model.services.values() if s.decision is not None]
     ready = sum(stage.phase == "ready" for stage in shown.stages)
     parts = [
         iso(shown.now_us)[:19],
@@ -110,10 +108,10 @@ def summary_line(shown: Shown) -> str:
     return " · ".join(parts)
 
 
-def _replicas(service: Service, ready: Mapping[str, int]) -> str:
+def _replicas(service: Service) -> str:
     if service.decision is None:
         return "–"
-    return f"{ready.get(service.name, service.decision.current)}/{service.decision.desired}"
+    return f"{'?' if service.ready is None else service.ready}/{service.decision.desired}"
 
 
 def _services(shown: Shown) -> Table:
@@ -133,7 +131,7 @@ def _services(shown: Shown) -> Table:
             Text(sparkline(service.recent), style="cyan"),
             Text(f"{row.error_rate:.1%}", style="red" if row.error_rate > 0.05 else ""),
             p99,
-            _replicas(service, shown.ready),
+            _replicas(service),
             band_text(service.band(shown.lead_s)),
             f"{service.forecast.anomaly:.2f}" if service.forecast else "–",
         )

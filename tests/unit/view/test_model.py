@@ -73,7 +73,7 @@ def incident(number: int = 1, end_us: int | None = None) -> Record:
 def decision(current: int, desired: int) -> Record:
     made = Decision(
         "d", "p", "default", "shop", 0, 0, 1, "Auto", current, desired, desired, current != desired,
-        [], [], [], "load rises", 50.0,
+        [], [], [], "load rises", 50.0, inputs=msgspec.Raw(b'{"ready":2,"current":3}'),
     )  # fmt: skip
     return record(decisions.encode(made), schema.DECISION)
 
