@@ -133,18 +133,20 @@ class _Suspect(Exception):
 
 def _checked(events: list[EventIn], limits: Limits) -> Times:
     """Event times of events that are all good; raises ``_Suspect`` if one may not be."""
-    services, names = {event.service for event in events}, {event.name for event in events}
+    names = [event.name for event in events]
     ids = [event.id for event in events if event.id is not None]
     users = [event.user for event in events if event.user is not None]
     attributes = [str(event.attributes, "utf-8") for event in events if event.attributes]
-    longest = sum(max(map(len, texts), default=0) for texts in (ids, users, attributes))
+    labels = "".join([*[event.service for event in events], *names, *ids])
+    # 4 bytes a character at most, and room for the rest: what may be too large is measured in ``_each``.
+    room = limits.max_event_bytes // 4 - 3 * MAX_LABEL
     good = (
-        _plain("".join(services))
-        and _plain("".join(names))
-        and _plain("".join(ids))
+        _plain(labels)
         and topics.ALL_NAMES not in names
-        # 4 bytes a character at most, and room for the rest: what may be too large is measured in ``_each``.
-        and 4 * (longest + 3 * MAX_LABEL) <= limits.max_event_bytes
+        and (
+            len(labels) + _longest(users) + _longest(attributes) <= room
+            or _longest(ids, users, attributes) <= room
+        )
         and all(text[0] in "{n" for text in attributes)
         and {event.severity.lower() for event in events if event.severity is not None} <= SEVERITIES.keys()
         and None not in [event.value for event in events if event.kind == topics.METRIC]
@@ -157,10 +159,15 @@ def _checked(events: list[EventIn], limits: Limits) -> Times:
     return times_us
 
 
+def _longest(*texts: list[str]) -> int:
+    """Characters of the longest of each, added up."""
+    return sum(max(map(len, each), default=0) for each in texts)
+
+
 def _plain(text: str) -> bool:
     """Whether the text is free of ASCII control characters (``_CONTROL`` does the same, faster for short texts)."""
-    octets = np.frombuffer(text.encode(), dtype=np.uint8)
-    return not bool(((octets < 0x20) | (octets == 0x7F)).any())
+    octets = text.encode()
+    return not octets or (np.frombuffer(octets, dtype=np.uint8).min() >= 0x20 and b"\x7f" not in octets)
 
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
@@ -178,7 +185,7 @@ def _times_us(events: list[EventIn], now_us: int) -> Times:
 
 
 def _parse_times(texts: list[str | None]) -> pa.Int64Array:
-    return pa.array(texts, pa.string()).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return pa.array(texts, pa.string()).cast(pa.timestamp("us", "UTC")).view(pa.int64())
 
 
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -363,19 +370,21 @@ def _labels(values: list[str]) -> pa.DictionaryArray:
 
 
 def _constant(value: str, count: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), [value])
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(count, dtype=np.int32)), pa.array([value]), safe=False
+    )
 
 
 def _errors(events: Sequence[EventIn], status: pa.Int16Array) -> pa.BooleanArray:
     """As given, else by severity or status; most events have only a status."""
     by_status = pc.fill_null(pc.greater_equal(status, 500), False)
+    if {event.error for event in events} | {event.severity for event in events} <= {None}:
+        return by_status
     told = [
         (place, event.error if event.error is not None else SEVERITIES[(event.severity or "").lower()])
         for place, event in enumerate(events)
         if event.error is not None or event.severity is not None
     ]
-    if not told:
-        return by_status
     errors = by_status.to_pylist()
     for place, error in told:
         errors[place] = error if events[place].error is not None else error or errors[place]
