@@ -292,15 +292,24 @@ class KafkaLog:
     def _group_positions(
         self, group: str, partitions: Sequence[TopicPartition], settled: bool
     ) -> Sequence[ck.TopicPartition]:
-        answers = self._results(
-            f"read the positions of group {group}",
-            self._client().list_consumer_group_offsets(
-                [ck.ConsumerGroupTopicPartitions(group, [_kafka(at) for at in partitions])],
-                require_stable=settled,
-                request_timeout=CALL_S,
-            ),
-            ignore=_E.GROUP_ID_NOT_FOUND,
-        )
+        # A coordinator that has just been chosen says at once that it is still loading: asked again until it is not.
+        deadline = monotonic_s() + CALL_S
+        while True:
+            try:
+                answers = self._results(
+                    f"read the positions of group {group}",
+                    self._client().list_consumer_group_offsets(
+                        [ck.ConsumerGroupTopicPartitions(group, [_kafka(at) for at in partitions])],
+                        require_stable=settled,
+                        request_timeout=CALL_S,
+                    ),
+                    ignore=_E.GROUP_ID_NOT_FOUND,
+                )
+                break
+            except LogUnavailable:
+                if monotonic_s() > deadline:
+                    raise
+            self._client().poll(SLICE_S)
         return [at for answer in answers.values() for at in answer.topic_partitions or ()]
 
     def close(self) -> None:
