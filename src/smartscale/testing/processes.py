@@ -18,7 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from smartscale import app, config
-from smartscale.clock import Anchor, monotonic_s
+from smartscale.clock import monotonic_s
 from smartscale.ledger.books import Balance
 from smartscale.ledger.reader import LedgerReader
 from smartscale.log.port import Log, TopicPartition, read_all
@@ -122,13 +122,10 @@ class Pipeline:
     def port(self, name: str) -> int:
         return self._ports[name]
 
-    def prepare(self, anchor: Anchor | None = None) -> None:
-        """Make the topics, by the command that users give; write the anchor of a scaled clock."""
+    def prepare(self) -> None:
+        """Make the topics, by the command that users give."""
         made = smartscale("topics", "--config", str(self.config))
         assert made.returncode == 0, made.stderr
-        if anchor is not None:
-            with self.log() as log:
-                app.write_anchor(log, anchor)
 
     def start(self, *names: str) -> None:
         """Start these stages (default: all); returns at once."""
