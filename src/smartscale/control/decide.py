@@ -99,7 +99,11 @@ class _Case(msgspec.Struct, frozen=True):
 
 
 def _missing(case: _Case) -> str | None:
-    return "no load has been reported" if case.seen.demand is None else None
+    return _no_load(case.policy) if case.seen.demand is None else None
+
+
+def _no_load(policy: Policy) -> str:
+    return f"no {policy.spec.window} window of {policy.spec.service} has been seen"
 
 
 def _stale(case: _Case) -> str | None:
@@ -387,7 +391,7 @@ def _active(case: _Case, demands: list[Demand]) -> Condition:
     if case.policy.mode("scaleOut") == case.policy.mode("scaleIn") == "Off":
         return Condition("ScalingActive", False, "ScalingDisabled", "the policy's mode is Off")
     if not demands:
-        return Condition("ScalingActive", False, "FailedGetExternalMetric", "no load has been reported")
+        return Condition("ScalingActive", False, "FailedGetExternalMetric", _no_load(case.policy))
     series = case.seen.demand.series if case.seen.demand else demands[0].source
     return Condition("ScalingActive", True, "ValidMetricFound", f"replicas follow {series}")
 
@@ -399,7 +403,7 @@ def _reason(case: _Case, desired: int, demands: list[Demand], clamps: list[Clamp
     if binding is not None:
         return f"{binding.reason}: {binding.detail} ({current} -> {desired})"
     if not demands:
-        return f"MissingMetrics: no load has been reported ({current} -> {desired})"
+        return f"MissingMetrics: {_no_load(case.policy)} ({current} -> {desired})"
     strongest = max(demands, key=lambda d: d.replicas)
     return f"{strongest.source.capitalize()}Demand: {strongest.detail} ({current} -> {desired})"
 

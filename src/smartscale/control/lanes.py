@@ -63,7 +63,11 @@ class Lanes:
         wait(asked.values(), timeout=timeout_s)
         for key, call in asked.items():
             fleet, error = _outcome(call)
-            answers[key] = Answer(fleet, error or self._lanes[key].apply_error)
+            lane = self._lanes[key]
+            answers[key] = Answer(fleet, error or lane.apply_error)
+            lane.apply_error = (
+                None  # told once: the next evaluation asks again if there is still something to do
+            )
         return answers
 
     def apply(self, ref: TargetRef, decision: Decision) -> None:

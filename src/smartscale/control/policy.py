@@ -197,10 +197,13 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The policies that can be used, and what is wrong with the others."""
+    """The policies that can be used, the file of each by name, and what is wrong with the others. ``conflicts``
+    are the names of policies refused for another one's sake."""
 
     policies: list[Policy]
     problems: list[Problem]
+    files: dict[str, str] = {}
+    conflicts: frozenset[str] = frozenset()
 
 
 def load(path: Path | str) -> Loaded:
@@ -216,8 +219,33 @@ def load(path: Path | str) -> Loaded:
             continue
         found += [(policy, str(file), line) for policy, line in parse(text, str(file), problems)]
     refused = _conflicts(found, problems)
-    policies = [policy for number, (policy, _, _) in enumerate(found) if number not in refused]
-    return Loaded(policies, sorted(problems))
+    good = [(policy, file) for number, (policy, file, _) in enumerate(found) if number not in refused]
+    return Loaded(
+        policies=[policy for policy, _ in good],
+        problems=sorted(problems),
+        files={policy.name: file for policy, file in good},
+        conflicts=frozenset(found[number][0].name for number in refused),
+    )
+
+
+def reload(before: Loaded, path: Path | str) -> Loaded:
+    """As ``load``; but a policy whose file was good before and is broken now stays in force as it was.
+
+    So a slip in an edit does not stop a service from being scaled. A file that is gone takes its policies along, and
+    a conflict stops both sides."""
+    now = load(path)
+    broken = {problem.file for problem in now.problems}
+    taken = {policy.spec.scale_target_ref.name for policy in now.policies}
+    kept = [
+        policy
+        for policy in before.policies
+        if before.files[policy.name] in broken
+        and policy.name not in now.files
+        and policy.name not in now.conflicts
+        and policy.spec.scale_target_ref.name not in taken
+    ]
+    files = now.files | {policy.name: before.files[policy.name] for policy in kept}
+    return Loaded([*now.policies, *kept], now.problems, files, now.conflicts)
 
 
 def check(path: Path | str) -> list[Problem]:

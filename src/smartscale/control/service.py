@@ -40,7 +40,7 @@ from smartscale.clock import MICROS, wall_ms
 from smartscale.control.decide import Observation, State, after, decide
 from smartscale.control.evidence import Evidence
 from smartscale.control.lanes import Answer, Lanes
-from smartscale.control.policy import Policy, load
+from smartscale.control.policy import Loaded, Policy, reload
 from smartscale.errors import RetryableError, SchemaError
 from smartscale.log.partitioner import service_key, service_partition
 from smartscale.log.port import Log, Message, Position, Record, TopicPartition
@@ -133,6 +133,7 @@ class _Controller:
         """Next offset of each partition of forecasts and incidents."""
         self._owned: dict[int, _Owned] = {}
         self._policies: dict[int, list[Policy]] = {}
+        self._loaded = Loaded([], [])
         self._signature: object = None
         self._due_us = 0
         self.must_rewind = False
@@ -291,9 +292,9 @@ class _Controller:
         if signature == self._signature:
             return
         self._signature = signature
-        loaded = load(path)
+        self._loaded = loaded = reload(self._loaded, path)
         for problem in loaded.problems:
-            log.error("policy not used: %s", problem)
+            log.error("policy file: %s", problem)
         self._problems.set(len(loaded.problems))
         self._policies = {}
         for policy in loaded.policies:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smartscale.control.policy import Modes, Policy, check, load
+from smartscale.control.policy import Modes, Policy, check, load, reload
 
 GOOD = """\
 apiVersion: smartscale.io/v1alpha1
@@ -125,6 +125,21 @@ def test_several_policies_may_share_a_file(tmp_path: Path) -> None:
     """YAML documents, as kubectl takes them."""
     text = GOOD + "---\n" + GOOD.replace("shop", "api")
     assert [policy.name for policy in load(written(tmp_path, text)).policies] == ["shop", "api"]
+
+
+def test_a_slip_in_an_edit_leaves_the_policy_as_it_was(tmp_path: Path) -> None:
+    """The mistake is told; the service is still scaled. A conflict, or a file that is gone, ends it."""
+    path = written(tmp_path, GOOD)
+    before = load(tmp_path)
+    written(tmp_path, GOOD.replace("maxReplicas: 9", "maxReplicas: nine"))
+    slip = reload(before, tmp_path)
+    assert (slip.policies, len(slip.problems)) == (before.policies, 1)
+    written(tmp_path, GOOD.replace("maxReplicas: 9", "maxReplicas: 8"))
+    assert [policy.spec.max_replicas for policy in reload(slip, tmp_path).policies] == [8]
+    written(tmp_path, GOOD.replace("name: shop\nspec", "name: other\nspec"), "other.yaml")
+    assert reload(before, tmp_path).policies == []
+    path.unlink()
+    assert [policy.name for policy in reload(before, tmp_path).policies] == ["other"]
 
 
 def test_a_missing_path_and_an_empty_folder_are_told(tmp_path: Path) -> None:

@@ -228,6 +228,22 @@ def test_an_actuator_that_fails_or_hangs_blocks_no_other_policy(tmp_path: Path) 
         broken.release.set()
 
 
+class Refusing(DryRunActuator):
+    """An actuator that cannot carry anything out."""
+
+    def apply(self, target: Target, decision: Decision) -> Fleet:
+        raise RetryableError("quota exceeded")
+
+
+def test_an_action_that_failed_is_told_by_the_next_decision_and_asked_for_again(world: World) -> None:
+    """AbleToScale is False with the reason, and the decision still wants the change."""
+    with world.running(Refusing(world.clock)):
+        until(lambda: len(world.decisions()) > 0, "a first decision")
+        decision = world.decided(lambda d: not d.conditions[0].status, "the failure told")
+        assert "quota exceeded" in decision.conditions[0].message
+        assert (decision.current, decision.desired, decision.act) == (0, 1, True)
+
+
 def test_incidents_are_heard(world: World) -> None:
     """A fault that is open holds replicas; once it is closed they may go."""
     fault = Incident("i1", "default", "shop", "fault", 0, None, 0, 1.0, "errors", None, None, None, "")
