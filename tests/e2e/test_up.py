@@ -134,6 +134,31 @@ def test_the_closed_loop_scales_out_and_in_and_the_books_balance(
     assert summary["scale_outs"] >= 2
     assert summary["scale_ins"] >= 1
     assert summary["restarts"] == 0
+    if adapter == "sqlite":
+        books = status(log)
+        assert (books["accepted"], books["difference"]) == (summary["accepted"], 0)
+        assert again(tmp_path, log)["failures"] == []
+
+
+def status(log: str) -> dict[str, int]:
+    """The ledger as a new process finds it, from the books that the run has stored."""
+    done = subprocess.run(
+        [sys.executable, "-m", "smartscale", "status", "--log", log, "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    books: dict[str, int] = json.loads(done.stdout)
+    return books
+
+
+def again(folder: Path, log: str) -> dict[str, Any]:
+    """A second run on the same log: everything resumes where it stopped."""
+    command = up(folder, log, "--policies", str(folder / "policy.yaml"), "--for", "10", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    assert summary["restarts"] == 0
+    return summary
 
 
 @pytest.fixture

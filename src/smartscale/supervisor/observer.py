@@ -56,6 +56,8 @@ class Seen:
     scale_outs: int = 0
     scale_ins: int = 0
     trouble: str | None = None
+    since_us: int = 0
+    """World time of the start: results of windows that ended before had to wait for it."""
     newest: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """End of the newest window of each (tenant, service, kind)."""
     told: deque[Incident] = field(default_factory=lambda: deque(maxlen=10_000))
@@ -83,7 +85,8 @@ class Seen:
         newest = self.newest.get(key)
         if newest is None and len(self.newest) >= MAX_SERVICES:
             return
-        if newest is not None and row.end_us > newest:  # a window's first result
+        first_result = newest is not None and row.end_us > newest
+        if first_result and row.end_us > self.since_us:
             self.latencies.add(record.timestamp_ms - wall_ms(world, row.end_us))
         self.newest[key] = max(row.end_us, newest or row.end_us)
 
@@ -148,6 +151,8 @@ class Observer:
         event_log = app.opened(self._settings)
         try:
             world = app.open_clock(event_log)
+            with self._lock:
+                self._seen.since_us = self._seen.since_us or world.now_us()
             ledger = _ledger(event_log, self._settings)
             reader = event_log.reader()
             try:
