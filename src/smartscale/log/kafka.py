@@ -83,7 +83,28 @@ MAX_RECORD_BYTES: Final = 4 << 20
 MAX_METADATA_BYTES: Final = 4000
 """As the port says; Kafka's own default limit is 4,096."""
 
+REPEAT_S: Final = 10.0
+"""Real. The client logs every attempt to connect, twenty a second; the same failure is told again after this long."""
+
+
+class _Repeats(logging.Filter):
+    """Lets a line of the client through unless the same one, apart from its figures in brackets, came just before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, now_s = record.getMessage().partition("(after ")[0], monotonic_s()
+        self._told_s = {line: at for line, at in self._told_s.items() if now_s - at < REPEAT_S}
+        if text in self._told_s:
+            return False
+        self._told_s[text] = now_s
+        return True
+
+
 _log = logging.getLogger(__name__)
+_log.addFilter(_Repeats())
 
 _CLIENT: Mapping[str, object] = {
     "log.connection.close": False,  # idle connections are closed by the broker every ten minutes
@@ -225,8 +246,7 @@ class KafkaLog:
                 [_new_topic(spec, copies) for spec in missing], request_timeout=CALL_S
             )
             self._results("create topics", made, ignore=_E.TOPIC_ALREADY_EXISTS)
-            self._await_partitions({spec.name: 1 for spec in missing})
-        have = self.topics()
+        have = self._await_partitions({spec.name: 1 for spec in specs})
         for spec in specs:
             _check(have[spec.name], spec)
         wider = {spec.name: spec.partitions for spec in specs if spec.partitions > have[spec.name].partitions}
@@ -243,7 +263,9 @@ class KafkaLog:
             return {}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in counts]
         configs = self._results(
-            "describe topics", self._client().describe_configs(resources, request_timeout=CALL_S)
+            "describe topics",
+            self._client().describe_configs(resources, request_timeout=CALL_S),
+            ignore=_E.UNKNOWN_TOPIC_OR_PART,  # just removed, or so new that this broker does not know it yet
         )
         return {
             resource.name: TopicSpec(
@@ -403,14 +425,16 @@ class KafkaLog:
         )
         return {_ours(at): result.offset for at, result in found.items()}
 
-    def _await_partitions(self, counts: Mapping[str, int]) -> None:
-        """Wait until every broker asked knows these topics with at least so many partitions, each with a leader."""
+    def _await_partitions(self, counts: Mapping[str, int]) -> Mapping[str, TopicSpec]:
+        """The topics, once the brokers asked know these with at least so many partitions."""
         deadline = monotonic_s() + CALL_S
         while True:
-            have, _ = self._metadata()
-            lacking = [name for name, count in counts.items() if have.get(name, 0) < count]
+            have = self.topics()
+            lacking = [
+                name for name, count in counts.items() if name not in have or have[name].partitions < count
+            ]
             if not lacking:
-                return
+                return have
             if monotonic_s() > deadline:
                 raise LogUnavailable(
                     f"topics {', '.join(lacking)} were made but have not appeared at {self.servers}"
