@@ -432,15 +432,16 @@ def test_a_broker_restart_loses_and_doubles_nothing(kafka_broker: KafkaBroker) -
     assert_exactly_once(load)
 
 
-def test_a_cluster_outlives_any_one_of_its_brokers(kafka_cluster: KafkaCluster) -> None:
-    """One after the other is killed and comes back; records have three copies, two of which count."""
+@pytest.mark.slow
+def test_a_cluster_outlives_one_of_its_brokers(kafka_cluster: KafkaCluster) -> None:
+    """It is killed, the two others carry on, and it comes back; records have three copies, two of which count."""
     names = prepare(KafkaLog(kafka_cluster.url.removeprefix("kafka://")), records=0)
     with Load(kafka_cluster.url, names) as load:
         load.more()
-        for broker in kafka_cluster.brokers:
-            broker.kill()
-            load.more()
-            broker.start()
+        kafka_cluster.brokers[0].kill()
+        load.more()
+        kafka_cluster.brokers[0].start()
+        load.more()
     assert_exactly_once(load)
 
 
