@@ -151,7 +151,8 @@ def test_without_replicas_requests_wait_and_then_fail(stage: Stage) -> None:
 
 
 def test_a_killed_replica_loses_no_request_silently(stage: Stage) -> None:
-    """kill -9 of one of two under load: what it had ends with 502 and is counted; the other goes on."""
+    """kill -9 of one of two under more load than they can serve, so that both always have requests outstanding:
+    what the dead one had ends with 502 and is counted; the other goes on."""
     stage.scale(2)
     stage.ready(2)
 
@@ -161,10 +162,10 @@ def test_a_killed_replica_loses_no_request_silently(stage: Stage) -> None:
         ]
         os.kill(records[0]["pid"], signal.SIGKILL)
 
-    told = played(stage, load(98, 30), after(stage, 1000, kill_one))
+    told = played(stage, load(120, 60), after(stage, 1000, kill_one))
     books_balance(stage, told)
     assert told.statuses[502] > 0
-    assert told.statuses[200] > told.requests * 0.4
+    assert told.statuses[200] > told.requests * 0.3
 
 
 def test_scaling_in_under_load_fails_no_request(stage: Stage) -> None:
