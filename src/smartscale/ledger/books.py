@@ -1,20 +1,26 @@
 """The ledger's arithmetic: records of four topics in, one balance out.
 
-accepted = windowed + late + dead + duplicates + in flight + **difference**, and the difference is 0 unless the log lost or
-doubled something. No term comes from a process's counter, and *in flight* is not what is left over but is counted:
+accepted = windowed + late + dead + duplicates + in flight, and the log proves it. No term comes from a process's counter,
+and *in flight* is not what is left over but is counted:
 
 - **accepted**: events stated by the records of the input topics.
 - Each combine transaction writes a copy of its accounts to every partition of ``partials``; it is *settled* once all
   copies have been read (or a later transaction of the same input is: then a copy is missing, and shows). Settled
-  transactions cover a prefix of each input partition, so first check: accepted events in the prefix = counts in the rows of
-  the settled records + duplicates + dead.
-- Each window transaction ends with its progress. Second check, per partition of ``partials``: counts in the rows before the
-  progress' position = counts in final rows of the shortest tumbling window (roll-ups left out) + late + counts in rows
-  whose window is not final yet (*open*).
+  transactions cover a prefix of each input partition.
+- Each window transaction ends with its progress, which says up to where it has read; a row is *open* until its window is
+  final.
 - **in flight** = events after the prefixes + rows settled but not yet read by window + open.
 
-The difference is the sum of what the two checks miss, so it is 0 at every cut, however far each stage has come, if the
-topics are read downstream first: ``metrics``, ``dead-letters``, ``partials``, inputs.
+Three checks, each of which must miss nothing:
+
+1. per input partition: events stated in the prefix = events that the settled transactions say they read;
+2. per settled transaction: what it read = rows + duplicates + dead, and each copy holds the rows stated for it, once;
+3. per partition of ``partials``: events in the rows that window has read = counts in final rows of the shortest tumbling
+   window (roll-ups left out) + late + open.
+
+**difference** is the sum of what they miss, each taken as positive, so that a loss here never makes up for a surplus there.
+It is 0 at every cut, however far each stage has come, if the topics are read downstream first: ``metrics``,
+``dead-letters``, ``partials``, inputs.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from smartscale.errors import SchemaError
@@ -59,14 +66,16 @@ class _Open(msgspec.Struct):
 
     inputs: list[partials.InputRange]
     """Those it moved in."""
-    copies: set[int]
-    rows: int
+    found: dict[int, int] = {}
+    """Events in the rows of each copy read so far, by partition of ``partials``."""
 
 
 class _Input(msgspec.Struct):
     """One input partition: events by record, from the settled prefix on."""
 
     accepted: int = 0
+    read: int = 0
+    """By settled transactions, as they say."""
     settled_end: int = 0
     unread: dict[int, int] = {}
 
@@ -99,6 +108,8 @@ class Books(msgspec.Struct):
     ending: dict[str, str] = {}
     """Open transaction by where it ends in an input (``topic/partition@offset``): the next one begins there."""
     settled_rows: int = 0
+    missed: int = 0
+    """By the second check."""
     duplicates: int = 0
     dead: int = 0
     next: dict[str, int] = {}
@@ -144,14 +155,13 @@ class Books(msgspec.Struct):
             return
         events = sum(n for _, n in rows)
         if all(part.end <= self._input(part).settled_end for part in moved):  # doubled: settled before
-            self.settled_rows += events
+            self.missed += events
             return
         identity = ";".join(f"{part.topic}/{part.partition}:{part.first}-{part.end}" for part in moved)
-        known = self.transactions.setdefault(identity, _Open(moved, set(), 0))
+        known = self.transactions.setdefault(identity, _Open(moved))
         self.ending |= {_place(part, part.end): identity for part in moved}
-        known.copies.add(record.partition)
-        known.rows += events
-        if len(known.copies) == self.copies:
+        known.found[record.partition] = known.found.get(record.partition, 0) + events
+        if len(known.found) == self.copies:
             self._settle(identity)
 
     def take_input(self, record: Record) -> None:
@@ -171,9 +181,16 @@ class Books(msgspec.Struct):
         late = sum(one.late for one in self.partitions.values())
         open_ = sum(sum(one.open.values()) for one in self.partitions.values())
         between = self.settled_rows - read_rows
-        accounted = windowed + late + self.dead + self.duplicates + unread + between + open_
+        difference = (
+            sum(abs(one.accepted - sum(one.unread.values()) - one.read) for one in self.inputs.values())
+            + self.missed
+            + sum(
+                abs(one.read_rows - one.windowed - one.late - sum(one.open.values()))
+                for one in self.partitions.values()
+            )
+        )
         return Balance(
-            accepted, windowed, late, self.dead, self.duplicates, unread, between, open_, accepted - accounted
+            accepted, windowed, late, self.dead, self.duplicates, unread, between, open_, difference
         )
 
     def _settle(self, identity: str) -> None:
@@ -188,12 +205,16 @@ class Books(msgspec.Struct):
             self._book(self.transactions.pop(transaction))
 
     def _book(self, one: _Open) -> None:
-        self.settled_rows += one.rows
+        self.settled_rows += sum(one.found.values())
+        for p in range(self.copies):
+            self.missed += abs(sum(part.rows[p] for part in one.inputs) - one.found.get(p, 0))
         for part in one.inputs:
+            self.missed += abs(part.read - sum(part.rows) - part.duplicates - part.dead)
             self.duplicates += part.duplicates
             self.dead += part.dead
             self.ending.pop(_place(part, part.end), None)
             known = self._input(part)
+            known.read += part.read
             known.settled_end = max(known.settled_end, part.end)
             known.unread = {offset: n for offset, n in known.unread.items() if offset >= known.settled_end}
 
@@ -236,9 +257,7 @@ def _by_pane(batch: pa.RecordBatch) -> list[tuple[int, int]]:
     """(pane, events) of a batch of partials."""
     if not batch.num_rows:
         return []
-    totals = (
-        pa.table({"pane": batch.column("pane"), "count": batch.column("count")})
-        .group_by("pane")
-        .aggregate([("count", "sum")])
-    )
-    return list(zip(totals.column("pane").to_pylist(), totals.column("count_sum").to_pylist(), strict=True))
+    panes, place = np.unique(batch.column("pane").to_numpy(), return_inverse=True)
+    counts = np.zeros(len(panes), np.int64)
+    np.add.at(counts, place, batch.column("count").to_numpy())
+    return list(zip(panes.tolist(), counts.tolist(), strict=True))
