@@ -197,7 +197,7 @@ def load(
     return settings
 
 
-_RESERVED = frozenset({"CONFIG", "LIFELINE_FD"})
+_RESERVED = frozenset({"CONFIG", "LIFELINE_FD", "SOAK", "TEST_KAFKA"})
 """Variables with the prefix that are no settings."""
 
 
