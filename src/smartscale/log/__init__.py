@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from collections.abc import Mapping
-
 from smartscale.errors import ConfigError
 from smartscale.log.port import Log
 
