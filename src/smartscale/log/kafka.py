@@ -118,7 +118,8 @@ _PRODUCER: Mapping[str, object] = {
     "message.max.bytes": MAX_RECORD_BYTES,
     "queue.buffering.max.kbytes": 64 << 10,  # the bound of a publisher's memory
     "linger.ms": 5,  # every append and commit flushes, which ends the lingering
-    "retry.backoff.ms": 50,
+    # The first retry's; it doubles up to a second. A transaction right after another meets the end of that one.
+    "retry.backoff.ms": 10,
     # The other strategy forgets a restarting coordinator while a request waits for it: issue 5511 of librdkafka.
     "metadata.recovery.strategy": "none",
 }
