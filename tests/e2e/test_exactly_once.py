@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -121,43 +121,53 @@ def events_in(record: Record) -> int:
     return sum(partials.decode(record.value)[1].column("count").to_pylist())
 
 
-def tampered(
-    settled: Settled, names: Sequence[str], removed: Record | None, doubled: Record | None
-) -> MemoryLog:
-    """A copy of these topics with one record left out, or with one appended again."""
+def changed_afterwards(settled: Settled, change: str) -> tuple[MemoryLog, int]:
+    """The whole log without one record of ``partials``, or with one appended again; and how many events are in it."""
+    record = filled_record(settled.log)
     copy = MemoryLog()
     copy.create(list(settled.log.topics().values()))
-    for name in names:
-        copy.restore(record for record in settled.log.records(name) if record != removed)
-    if doubled is not None:
-        message = Message(doubled.topic, doubled.partition, doubled.value, headers=doubled.headers)
-        copy.publisher().append([message])
+    for name in TOPICS:
+        copy.restore(r for r in settled.log.records(name) if change != "removed" or r != record)
+    if change == "doubled":
+        copy.publisher().append(
+            [Message(topics.PARTIALS, record.partition, record.value, headers=record.headers)]
+        )
+    return copy, events_in(record)
+
+
+def worked_out_anew(settled: Settled, times: int) -> MemoryLog:
+    """Events and partials with one record ``times`` times at its place, and what window makes of them."""
+    record = filled_record(settled.log)
+    copy = MemoryLog()
+    copy.create(list(settled.log.topics().values()))
+    copy.restore(settled.log.records(topics.EVENTS))
+    for one in settled.log.records(topics.PARTIALS):
+        message = Message(topics.PARTIALS, one.partition, one.value, headers=one.headers)
+        copy.publisher().append([message] * (times if one == record else 1))
+    recount(copy, settled.settings)
     return copy
 
 
 @pytest.mark.parametrize("change", ["removed", "doubled"])
-def test_a_removed_or_doubled_record_of_partials_shows_in_the_ledger(settled: Settled, change: str) -> None:
-    """After window has read it as it should be, the books say by how many events the log has changed."""
-    record = filled_record(settled.log)
-    copy = tampered(settled, TOPICS, **{"removed": None, "doubled": None, change: record})
-    assert abs(balance(copy, settled.settings).difference) == events_in(record)
+def test_a_record_of_partials_removed_or_doubled_shows_in_the_ledger(settled: Settled, change: str) -> None:
+    """Though every window is right: the difference is at least the number of events in the record."""
+    copy, events = changed_afterwards(settled, change)
+    assert balance(copy, settled.settings).difference >= events > 0
+    assert faults(copy, settled.settings, settled.run.events)
 
 
-@pytest.mark.parametrize("change", ["removed", "doubled"])
+@pytest.mark.parametrize(("change", "times"), [("removed", 0), ("doubled", 2)])
 def test_a_record_of_partials_removed_or_doubled_before_window_reads_it_fails_the_run(
-    settled: Settled, change: str
+    settled: Settled, change: str, times: int
 ) -> None:
-    """Neither the books nor the oracle's windows agree with what window then makes of it."""
-    record = filled_record(settled.log)
-    read = (topics.EVENTS, topics.PARTIALS)
-    copy = tampered(settled, read, **{"removed": None, "doubled": None, change: record})
-    recount(copy, settled.settings)
-    assert balance(copy, settled.settings).difference != 0
-    assert any("wanted" in fault for fault in faults(copy, settled.settings, settled.run.events))
+    """Neither the books nor the oracle agree with the windows that come of it."""
+    copy = worked_out_anew(settled, times)
+    assert balance(copy, settled.settings).difference > 0
+    wrong = faults(copy, settled.settings, settled.run.events)
+    assert any(" wanted " in fault for fault in wrong)
 
 
-def test_working_the_windows_out_anew_from_an_unchanged_copy_passes(settled: Settled) -> None:
+def test_windows_worked_out_anew_from_an_unchanged_copy_pass(settled: Settled) -> None:
     """So it is the change that fails the run, not the copying."""
-    copy = tampered(settled, (topics.EVENTS, topics.PARTIALS), None, None)
-    recount(copy, settled.settings)
+    copy = worked_out_anew(settled, 1)
     assert not faults(copy, settled.settings, settled.run.events)
