@@ -11,6 +11,9 @@ from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, re
 from smartscale.records import schema, topics
 from smartscale.stream.windows import windows_of
 
+FORMAT = 1
+"""Of ``Books``: raise it with every change, and books kept in an older format are kept anew from the log."""
+
 _KEY = b"books"
 
 
@@ -24,9 +27,8 @@ class LedgerReader:
     def __init__(self, log: Log, settings: Settings) -> None:
         self._log = log
         self._inputs = [topics.EVENTS, *settings.combine.json_topics]
-        self._books = _stored(log) or Books(
-            log.topics()[topics.PARTIALS].partitions, windows_of(settings.windows)[0]
-        )
+        fresh = Books(log.topics()[topics.PARTIALS].partitions, windows_of(settings.windows)[0])
+        self._books = _stored(log, fresh) or fresh
         self._reader: Reader = log.reader()
 
     def update(self) -> Balance:
@@ -67,7 +69,8 @@ class LedgerReader:
         publisher = self._log.publisher()
         try:
             value = msgspec.msgpack.encode(self._books)
-            message = Message(topics.LEDGER, 0, value, key=_KEY, headers=schema.headers(schema.SNAPSHOT))
+            headers = schema.headers(schema.SNAPSHOT, format=FORMAT)
+            message = Message(topics.LEDGER, 0, value, key=_KEY, headers=headers)
             for answer in publisher.append([message]):
                 if isinstance(answer, Exception):
                     raise answer
@@ -78,8 +81,12 @@ class LedgerReader:
         self._reader.close()
 
 
-def _stored(log: Log) -> Books | None:
+def _stored(log: Log, fresh: Books) -> Books | None:
+    """The newest books in the log; None if there are none of this format, these partitions and this base window."""
     latest: Record | None = None
     for record in read_all(log, TopicPartition(topics.LEDGER, 0)):
         latest = record
-    return msgspec.msgpack.decode(latest.value, type=Books) if latest is not None and latest.value else None
+    if latest is None or latest.headers.get("format") != str(FORMAT).encode():
+        return None
+    books = msgspec.msgpack.decode(latest.value, type=Books)
+    return books if (books.copies, books.base) == (fresh.copies, fresh.base) else None

@@ -30,9 +30,14 @@ BLOCK: Final = 256
 """Steps in a block of the past: 10,000 series are 10 MB."""
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """The settings a snapshot belongs to; with others it cannot be used."""
+FORMAT: Final = 1
+"""Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
+
+class Plan(msgspec.Struct, frozen=True):
+    """The format and settings a snapshot belongs to; with others it cannot be used."""
+
+    format: int
     step_us: int
     horizon: int
     history_steps: int
@@ -57,6 +62,12 @@ class Head(msgspec.Struct, frozen=True):
     usual: dict[str, PackedArray]
     blocks: list[int]
     """Numbers of the blocks of the past that belong to it."""
+
+
+class _Labelled(msgspec.Struct, frozen=True):
+    """What every format of ``Head`` begins with."""
+
+    plan: Plan
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -120,16 +131,17 @@ def save(
 
 def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> tuple[State, int] | None:
     """The state and the offset it covers, from the newest record of each key; None if there is none to be used
-    (no snapshot yet, or one made with other settings). Raises ``SchemaError`` if one cannot be read."""
+    (no snapshot yet, or one of another format or other settings: what it knew is then learned again from the log).
+    Raises ``SchemaError`` if one of this format cannot be read."""
     data = _gather(records, f"{partition}|head")
     if data is None:
         return None
     try:
+        if msgspec.msgpack.decode(data, type=_Labelled).plan != _plan(models):
+            return None
         head = msgspec.msgpack.decode(data, type=Head)
     except msgspec.MsgspecError as error:
         raise SchemaError(f"the ml snapshot of partition {partition} cannot be read: {error}") from error
-    if head.plan != _plan(models):
-        return None
     state = models.fresh()
     state.models = models.forecaster.fresh(len(head.series))
     table.unpack(state.models, head.models)
@@ -154,7 +166,7 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
 
 
 def _plan(models: Models) -> Plan:
-    return Plan(models.step_us, models.forecaster.horizon, models.history_steps)
+    return Plan(FORMAT, models.step_us, models.forecaster.horizon, models.history_steps)
 
 
 def _kept(width: int) -> int:
