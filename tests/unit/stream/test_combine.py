@@ -203,6 +203,36 @@ def test_watermarks_are_kept_across_a_restart() -> None:
     assert after == before
 
 
+def test_a_process_that_holds_events_back_is_known_after_a_restart() -> None:
+    """However short the deduplication window is: its last heartbeat is read again while it still counts.
+
+    ::
+
+        second          0     1     2     3     4
+        slow holds      -9
+        fast beats      h     h     h     h     h
+        combine                           dies  starts: the watermark is still held at -9 - 2
+    """
+    limits = Time(out_of_orderness_s=2, settle_s=0, idle_after_s=0, heartbeat_timeout_s=5)
+    run = pipeline(msgspec.structs.replace(SETTINGS, time=limits, dedup=Dedup(window_s=0.5)))
+    held_us = run.clock.now_us() - 9 * MICROS
+    slow = msgspec.json.encode(events.Heartbeat("slow", run.clock.now_us(), held_us))
+    run.append_raw(Message(topics.EVENTS, 0, slow, headers=schema.headers(schema.HEARTBEAT)))
+    for second in range(5):
+        run.beat("fast")
+        if second == 3:
+            run.crash_combine()
+        drain(run)
+        run.clock.advance(1)
+    told = {(s.topic, s.partition): s.watermark_us for s in written(run)[-1][0].watermarks}
+    assert told["events", 0] == held_us - 2 * MICROS
+    run.clock.advance(5)
+    run.beat("fast")
+    drain(run)
+    told = {(s.topic, s.partition): s.watermark_us for s in written(run)[-1][0].watermarks}
+    assert told["events", 0] == run.clock.now_us() - 2 * MICROS
+
+
 @pytest.mark.parametrize("error", [Fenced("lost"), LogUnavailable("down")])
 def test_a_failed_transaction_counts_nothing_and_is_done_again(error: RetryableError) -> None:
     """State in memory is dropped and built again; identities of the failed attempt do not make it a repeat."""

@@ -158,36 +158,44 @@ def _accumulate(
 
 
 @njit(cache=True, nogil=True)
-def _fill(
+def _histograms(
     group_of: npt.NDArray[np.int32],
     latency: Ints,
     slots: npt.NDArray[np.int16],
+    groups: int,
     slot_count: int,
-    table: Ints,
-    counts: Ints,
-) -> int:
-    """Count (group, slot) pairs in an open-addressing table of pair + 1; returns how many are filled, -1 if more than
-    half of the table."""
-    mask = len(table) - 1
-    filled = 0
+) -> tuple[Ints, npt.NDArray[np.int16], Ints]:
+    """Filled (group, slot) pairs in order, and how many events each holds: the events' slots are laid out group by group,
+    then counted in one dense histogram after the other."""
+    start = np.zeros(groups + 1, np.int64)
     for i in range(len(group_of)):
-        if 2 * filled > len(table):
-            return -1
-        if group_of[i] < 0 or latency[i] < 0:
-            continue
-        pair = np.int64(group_of[i]) * slot_count + slots[i] + 1
-        slot = np.int64((np.uint64(pair) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
-        while True:
-            if table[slot] == pair:
-                counts[slot] += 1
-                break
-            if table[slot] == 0:
-                table[slot] = pair
-                counts[slot] = 1
+        if group_of[i] >= 0 and latency[i] >= 0:
+            start[group_of[i] + 1] += 1
+    for g in range(groups):
+        start[g + 1] += start[g]
+    place = start[:groups].copy()
+    laid_out = np.empty(start[groups], np.int16)
+    for i in range(len(group_of)):
+        if group_of[i] >= 0 and latency[i] >= 0:
+            laid_out[place[group_of[i]]] = slots[i]
+            place[group_of[i]] += 1
+    out_group = np.empty(start[groups], np.int64)
+    out_slot = np.empty(start[groups], np.int16)
+    out_count = np.empty(start[groups], np.int64)
+    dense = np.zeros(slot_count, np.int64)
+    filled = 0
+    for g in range(groups):
+        low, high = slot_count, -1
+        for at in range(start[g], start[g + 1]):
+            dense[laid_out[at]] += 1
+            low = min(low, laid_out[at])
+            high = max(high, laid_out[at])
+        for slot in range(low, high + 1):
+            if dense[slot] > 0:
+                out_group[filled], out_slot[filled], out_count[filled] = g, slot, dense[slot]
+                dense[slot] = 0
                 filled += 1
-                break
-            slot = (slot + 1) & mask
-    return filled
+    return out_group[:filled], out_slot[:filled], out_count[:filled]
 
 
 _SMALLEST_TABLE = 1 << 12
@@ -213,23 +221,16 @@ def aggregate(events: Columns, pane_us: int) -> Partials:
     _accumulate(group_of, events.error, events.latency, events.value, integers, value_count, value)
     value[value_count == 0, 1:] = np.nan
     slots = histogram.slots(events.latency)
-    capacity, entries = 4 * _SMALLEST_TABLE, -1
-    while entries < 0:
-        table, counts = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
-        entries = _fill(group_of, events.latency, slots, histogram.SLOTS, table, counts)
-        capacity *= 8
-    filled = np.flatnonzero(table)
-    filled = filled[np.argsort(table[filled])]
-    pairs = table[filled] - 1
+    slot_group, slot, slot_count = _histograms(group_of, events.latency, slots, groups, histogram.SLOTS)
     return Partials(
         labels=events.labels[:, first_row],
         pane=pane[first_row],
         integers=integers.T,
         value_count=value_count,
         value=value.T,
-        slot_group=pairs // histogram.SLOTS,
-        slot=(pairs % histogram.SLOTS).astype(np.int16),
-        slot_count=counts[filled],
+        slot_group=slot_group,
+        slot=slot,
+        slot_count=slot_count,
         group_of=group_of,
     )
 

@@ -91,8 +91,11 @@ def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll)
 
 
 def _replay_from(context: Context, at: TopicPartition, committed: int, resume: Resume) -> int:
-    """Where the deduplication window before the committed position begins."""
-    first_ms = resume.written_ms - round(context.settings.dedup.window_s * 1000)
+    """Where the deduplication window before the committed position begins, or earlier, so that every edge process that still
+    counts is known again, and when the last events came."""
+    time = context.settings.time
+    span_s = max(context.settings.dedup.window_s, time.heartbeat_timeout_s, time.idle_after_s)
+    first_ms = resume.written_ms - round(span_s * 1000)
     return min(context.log.offset_at(at, first_ms), committed)
 
 
