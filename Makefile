@@ -34,11 +34,11 @@ check: $(READY) ## format, lint, types, import contracts, quick tests
 bench: $(READY) ## every benchmark; results in benchmarks/results
 	$(BIN)/python benchmarks/run.py
 
-soak: $(READY) $(KAFKA) ## the long runs: the demo's load at the speed of the world, and kill -9 five times over
+soak: $(READY) $(KAFKA) ## the long runs: the demo's load at the speed of the world, the replay at speed 1, and ten minutes of kill -9
 	@mkdir -p $(DEMO)
 	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 1 --check \
 	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
-	for round in 1 2 3 4 5; do $(BIN)/pytest tests/e2e/test_exactly_once.py || exit 1; done
+	$(BIN)/pytest tests/soak -m soak
 
 kafka: $(READY) $(KAFKA) ## a local Apache Kafka in the foreground, at 127.0.0.1:9092
 	$(BIN)/python -m smartscale.testing.kafka_broker --port 9092
