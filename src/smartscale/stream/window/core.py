@@ -86,6 +86,8 @@ class Partition:
         self._panes: dict[int, _Pane] = {}
         self._pointers = {window.label: Pointers() for window in self.windows}
         self._touched: dict[tuple[str, int], set[int]] = {}
+        self._whole: dict[tuple[int, int], Rows] = {}
+        """Merged in this transaction: a tumbling and a sliding window may share their panes."""
         self._dirty: set[int] = set()
         self._letters: list[dead_letters.DeadLetter] = []
         self._late = 0
@@ -218,32 +220,24 @@ class Partition:
 
     def finish(self, now_us: int, rows_limit: int = ROWS_PER_STEP) -> Step:
         """Everything that is due now, as one transaction's messages and position. Needs ``caught_up``."""
-        rows: list[metrics.MetricRow] = []
+        messages: list[Message] = []
         done: set[tuple[str, int]] = set()
         more = False
         for window in self.windows:
             for end, stage in self._due(window):
-                if len(rows) >= rows_limit:
+                if len(messages) >= rows_limit:
                     more = True
                     break
-                rows += self._emit(window, end, stage, None)
+                messages += self._emit(window, end, stage, None)
                 done.add((window.label, end))
                 self._advance(window, end, stage)
             else:
                 self._advance(window, self.closed_us, emit.FINAL)
                 self._advance(window, self.sources.watermark_us, emit.COMPLETE)
                 self._advance(window, self.sources.provisional_us, emit.INCOMPLETE)
-        rows += self._revisions(done)
-        messages = [
-            Message(
-                topics.METRICS,
-                self.partition,
-                metrics.encode(row),
-                key=_key(row.tenant, row.service),
-                headers=_METRIC,
-            )
-            for row in rows
-        ]
+        messages += self._revisions(done)
+        self._whole = {}
+        rows = len(messages)
         messages += self._life_messages()
         self._drop_panes()
         if not more:
@@ -259,7 +253,7 @@ class Partition:
         ]
         messages.append(self._progress(now_us))
         late, self._late, self._letters = self._late, 0, []
-        return Step(messages, self._commit(), len(rows), late, more)
+        return Step(messages, self._commit(), rows, late, more)
 
     def _due(self, window: Window) -> Iterator[tuple[int, int]]:
         """Ends to be emitted whole, with the stage they are in now, in an order that keeps each pointer's promise."""
@@ -300,8 +294,28 @@ class Partition:
                 return
             end = window.first_end_after(min(beginnings))
 
-    def _emit(self, window: Window, end: int, stage: int, only: set[int] | None) -> list[metrics.MetricRow]:
+    def _emit(self, window: Window, end: int, stage: int, only: set[int] | None) -> Iterator[Message]:
+        """The rows of a window, of these keys or (None) of all that live or have events in it."""
         start = end - window.size_us
+        merged = self._merge(start, end, only)
+        if only is None:
+            alive = self.keys.alive(start, end)
+            alive[merged.key] = True
+            wanted = np.flatnonzero(alive)
+        else:
+            wanted = np.array(sorted(only), np.int64)
+        with_histogram = window.tumbling and window.size_us >= self._histogram_from_us
+        rows = emit.rows(
+            self.keys.names, wanted, merged, window, end, stage, self.sources.watermark_us, with_histogram
+        )
+        record_keys = self.keys.record_keys
+        for number, row in zip(wanted.tolist(), rows, strict=True):
+            yield Message(topics.METRICS, self.partition, metrics.encode(row), record_keys[number], _METRIC)
+
+    def _merge(self, start: int, end: int, only: set[int] | None) -> Rows:
+        """Everything in [start, end), with the roll-ups; of these keys and the names of these roll-ups alone if given."""
+        if only is None and (start, end) in self._whole:
+            return self._whole[start, end]
         count, rollup = len(self.keys), self.keys.rollup
         panes = [pane.rows(count) for at, pane in sorted(self._panes.items()) if start <= at < end]
         if only is not None:
@@ -311,33 +325,22 @@ class Partition:
                 rows.chosen(np.flatnonzero(concerned[rows.key] | concerned[rollup[rows.key]]))
                 for rows in panes
             ]
-        merged = (
-            merge([*panes, *(rows.relabelled(rollup[rows.key]) for rows in panes)], count)
-            if panes
-            else _NOTHING
-        )
+        if not panes:
+            return _NOTHING
+        merged = merge([*panes, *(rows.relabelled(rollup[rows.key]) for rows in panes)], count)
         if only is None:
-            alive = self.keys.alive(start, end)
-            alive[merged.key] = True
-            wanted = np.flatnonzero(alive)
-        else:
-            wanted = np.array(sorted(only), np.int64)
-        with_histogram = window.tumbling and window.size_us >= self._histogram_from_us
-        return emit.rows(
-            self.keys.names, wanted, merged, window, end, stage, self.sources.watermark_us, with_histogram
-        )
+            self._whole[start, end] = merged
+        return merged
 
-    def _revisions(self, done: set[tuple[str, int]]) -> list[metrics.MetricRow]:
+    def _revisions(self, done: set[tuple[str, int]]) -> Iterator[Message]:
         """New revisions of keys whose emitted windows have changed, unless the whole window was just emitted."""
-        rows: list[metrics.MetricRow] = []
         for (label, end), keys in sorted(self._touched.items()):
             pointers = self._pointers[label]
             if (label, end) not in done and pointers.final_us < end <= pointers.emitted_us:
                 window = next(window for window in self.windows if window.label == label)
                 stage = emit.COMPLETE if end <= pointers.complete_us else emit.INCOMPLETE
-                rows += self._emit(window, end, stage, keys)
+                yield from self._emit(window, end, stage, keys)
         self._touched = {}
-        return rows
 
     def _life_messages(self) -> list[Message]:
         messages = [self._life(key, metrics.encode(self.keys.record(key))) for key in sorted(self._dirty)]
@@ -417,10 +420,6 @@ _NOTHING = Rows(
     np.zeros(0, np.int16),
     np.zeros(0, np.int64),
 )
-
-
-def _key(tenant: str, service: str) -> bytes:
-    return f"{tenant}\x1f{service}".encode()
 
 
 def _unreadable(record: Record, error: SchemaError, now_us: int) -> dead_letters.DeadLetter:

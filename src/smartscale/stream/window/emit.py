@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,83 +45,57 @@ def rows(
     stage: int,
     watermark_us: int,
     with_histogram: bool,
-) -> list[MetricRow]:
-    """A row for each wanted key (ascending numbers); count zero where ``merged`` has none.
+) -> Iterator[MetricRow]:
+    """A row for each wanted key (ascending numbers), in that order; count zero where ``merged`` has none.
 
     Rates are per second of the window's size. Latencies leave as milliseconds. A percentile is never above the greatest
-    latency seen, nor below the least: the histogram's midpoint is held between them."""
+    latency seen, nor below the least: the histogram's midpoint is held between them. Everything is computed by columns;
+    rows are made one at a time, because a hundred thousand of them held at once cost more than making them."""
     size_s, start_us, label = window.size_us / MICROS, end_us - window.size_us, window.label
     final, complete = stage == FINAL, stage != INCOMPLETE
-
-    def silent(number: int) -> MetricRow:
-        tenant, service, kind, name = names[number]
-        return MetricRow(
-            tenant,
-            service,
-            kind,
-            name,
-            label,
-            start_us,
-            end_us,
-            0,
-            0,
-            0.0,
-            0.0,
-            stage,
-            final,
-            complete,
-            watermark_us,
-        )
-
-    if not len(merged.key):
-        return [silent(number) for number in wanted.tolist()]
     at = np.searchsorted(merged.key, wanted)
-    at[at == len(merged.key)] = 0
-    found = merged.key[at] == wanted
-    count = merged.sums[COUNT]
+    found = np.append(merged.key, -1)[at] == wanted
+    at = at[found]
+    has, count, timed, valued = found.tolist(), *merged.sums[[COUNT, LATENCY_COUNT, VALUE_COUNT]][:, at]
     percentile = np.clip(quantiles_us(merged, LEVELS), merged.latency[0][:, None], merged.latency[1][:, None])
-    mean = merged.sums[LATENCY_SUM] / np.maximum(merged.sums[LATENCY_COUNT], 1)
-    latencies = np.column_stack([mean, percentile, merged.latency[LATENCY_MAX]]) / 1000
+    mean = merged.sums[LATENCY_SUM][at] / np.maximum(timed, 1)
+    latencies = np.vstack([mean, percentile.T[:, at], merged.latency[LATENCY_MAX][at]]) / 1000
     columns = zip(
-        wanted.tolist(),
-        found.tolist(),
-        at.tolist(),
-        count[at].tolist(),
+        count.tolist(),
         merged.sums[ERRORS][at].tolist(),
-        (count / size_s)[at].tolist(),
-        (merged.sums[ERRORS] / np.maximum(count, 1))[at].tolist(),
-        (merged.sums[MERGED] * 3 + stage)[at].tolist(),
-        merged.sums[LATENCY_COUNT][at].tolist(),
-        latencies[at].tolist(),
-        merged.sums[VALUE_COUNT][at].tolist(),
-        merged.value.T[at].tolist(),
-        strict=True,
+        (count / size_s).tolist(),
+        (merged.sums[ERRORS][at] / np.maximum(count, 1)).tolist(),
+        (merged.sums[MERGED][at] * 3 + stage).tolist(),
+        timed.tolist(),
+        *latencies.tolist(),
+        valued.tolist(),
+        *merged.value[[VALUE_SUM, VALUE_MIN, VALUE_MAX]][:, at].tolist(),
+        _histograms(merged, at) if with_histogram else repeat(None),
+        strict=False,
     )
-    result = []
-    for number, has, row, n, errors, rate, share, revision, timed, latency, valued, value in columns:
-        if not has:
-            result.append(silent(number))
-            continue
+    for number, is_there in zip(wanted.tolist(), has, strict=True):
         tenant, service, kind, name = names[number]
-        mean_ms, p50, p90, p95, p99, p999, most = latency if timed else _UNTIMED
-        result.append(
-            MetricRow(
-                tenant, service, kind, name, label, start_us, end_us, n, errors, rate, share, revision, final, complete,
-                watermark_us, mean_ms, p50, p90, p95, p99, p999, most,
-                valued,
-                value[VALUE_SUM] if valued else None,
-                value[VALUE_SUM] / valued if valued else None,
-                value[VALUE_MIN] if valued else None,
-                value[VALUE_MAX] if valued else None,
-                _histogram(merged, row) if with_histogram and timed else None,
-            )
+        if not is_there:
+            yield MetricRow(
+                tenant, service, kind, name, label, start_us, end_us, 0, 0, 0.0, 0.0, stage, final, complete, watermark_us
+            )  # fmt: skip
+            continue
+        (
+            n, errors, rate, share, revision, has_latency, mean_ms, p50, p90, p95, p99, p999, longest,
+            has_value, total, least, most, filled,
+        ) = next(columns)  # fmt: skip
+        if not has_latency:
+            mean_ms = p50 = p90 = p95 = p99 = p999 = longest = filled = None
+        average = total / has_value if has_value else None
+        if not has_value:
+            total = least = most = None
+        yield MetricRow(
+            tenant, service, kind, name, label, start_us, end_us, n, errors, rate, share, revision, final, complete,
+            watermark_us, mean_ms, p50, p90, p95, p99, p999, longest, has_value, total, average, least, most, filled,
         )  # fmt: skip
-    return result
 
 
-_UNTIMED = (None,) * 7
-
-
-def _histogram(merged: Rows, row: int) -> Histogram:
-    entries = slice(merged.offsets[row], merged.offsets[row + 1])
-    return Histogram(histogram.SCALE, merged.slot[entries].tolist(), merged.slot_count[entries].tolist())
+def _histograms(merged: Rows, at: npt.NDArray[np.int64]) -> Iterator[Histogram]:
+    slots, counts = merged.slot.tolist(), merged.slot_count.tolist()
+    for first, end in zip(merged.offsets[at].tolist(), merged.offsets[at + 1].tolist(), strict=True):
+        yield Histogram(histogram.SCALE, slots[first:end], counts[first:end])

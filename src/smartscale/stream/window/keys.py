@@ -10,10 +10,12 @@ The roll-up over all names of a (tenant, service, kind) is a key of its own, der
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
 
+from smartscale.log.partitioner import service_key
 from smartscale.records.metrics import LiveKey
 from smartscale.records.topics import ALL_NAMES
 
@@ -28,6 +30,8 @@ class Keys:
         self._ttl_us = ttl_us
         self._number: dict[Key, int] = {}
         self.names: list[Key] = []
+        self.record_keys: list[bytes] = []
+        """Record key of each key's rows."""
         self._rollup = np.zeros(64, np.int64)
         self._first = np.zeros(64, np.int64)
         self._last = np.zeros(64, np.int64)
@@ -70,6 +74,7 @@ class Keys:
                 setattr(self, name, np.concatenate((getattr(self, name), np.zeros(number, np.int64))))
         self._number[key] = number
         self.names.append(key)
+        self.record_keys.append(service_key(key[0], key[1]))
         self._first[number] = self._last[number] = _NEVER
         return number
 
@@ -130,7 +135,8 @@ class Keys:
         keep[self.rollup[kept_names]] = True
         moved = np.where(keep, np.cumsum(keep) - 1, -1)
         rollup, first, last = moved[self.rollup[keep]], self.first_us[keep], self.last_us[keep]
-        self.names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
+        self.names = list(compress(self.names, keep.tolist()))
+        self.record_keys = list(compress(self.record_keys, keep.tolist()))
         self._number = {name: number for number, name in enumerate(self.names)}
         self._rollup, self._first, self._last = (
             np.concatenate((values, np.zeros(64, np.int64))) for values in (rollup, first, last)

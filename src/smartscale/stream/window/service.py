@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Held:
 
 def run(context: Context) -> None:
     """Work until ``context.stop``. Raises ``PermanentError`` when it cannot go on."""
+    gc.freeze()  # what was imported is never garbage; looking through it doubled the time of an emission of 40,000 rows
     telemetry = _Telemetry(context)
     held = Held()
     worker = context.log.worker("window", [topics.PARTIALS], context.slot)
