@@ -65,7 +65,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 def encode(batch: pa.RecordBatch, compression: Literal["lz4", "zstd"] | None = "lz4") -> bytes:
     """The value of an ``events`` record for a batch of ``SCHEMA``. ``compression``: "lz4", "zstd" or None."""
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=compression)
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())

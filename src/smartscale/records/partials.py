@@ -96,7 +96,9 @@ def encode(batch: pa.RecordBatch, envelope: Envelope) -> bytes:
     """The value of a ``partials`` record."""
     schema = SCHEMA.with_metadata({_KEY: msgspec.json.encode(envelope)})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    with pa.ipc.new_stream(
+        sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+    ) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
     return bytes(sink.getvalue())
 
