@@ -54,6 +54,8 @@ class World:
 
     chance: random.Random
     rows_per_step: int
+    slots: list[str]
+    """Of both stages: one process each, or two that share the partitions."""
     run: Pipeline = field(init=False)
     ledger: LedgerReader = field(init=False)
     sent: list[Sent] = field(default_factory=list)
@@ -87,8 +89,8 @@ class World:
         for stage in self.chance.sample(["combine", "window"], 2):
             self.disturb(stage)
             for _ in range(self.chance.choice([0, 1, 1, 3])):
-                max_bytes = self.chance.choice([1, 4000, 1 << 20])
-                self.run.combine(max_bytes) if stage == "combine" else self.run.window(max_bytes)
+                turn = self.run.combine if stage == "combine" else self.run.window
+                turn(self.chance.choice([1, 4000, 1 << 20]), self.chance.choice(self.slots))
         self.run.clock.advance(self.chance.choice([0.1, 0.5, 1, 1, 2]))
 
     def send(self) -> None:
@@ -118,16 +120,18 @@ class World:
     def disturb(self, stage: str) -> None:
         """Perhaps something goes wrong before the stage's next turn."""
         crash = self.run.crash_combine if stage == "combine" else self.run.crash_window
+        slot = self.chance.choice(self.slots)
         mishaps: dict[str, Callable[[], None]] = {
-            "crash": crash,
-            "expire": lambda: self.run.expire(stage),
+            "crash": lambda: crash(slot),
+            "leave": lambda: self.run.leave(stage, slot),
+            "expire": lambda: self.run.expire(stage, slot),
             "fence": lambda: self.run.log.fail_next_commit(Fenced("simulated")),
             "unavailable": lambda: self.run.log.fail_next_commit(LogUnavailable("simulated")),
         }
         if self.chance.random() < 0.15:
             mishap = self.chance.choice(sorted(mishaps))
             mishaps[mishap]()
-            self.done.append(f"{stage} {mishap}")
+            self.done.append(f"{stage} {slot} {mishap}")
 
     # What must hold after every step.
 
@@ -189,7 +193,7 @@ class World:
         self.run.clock.advance(10)
         for _ in range(40):
             self.run.beat()
-            self.run.settle()
+            self.run.settle(self.slots)
             self.run.clock.advance(1)
 
     def nothing_is_lost(self) -> None:
@@ -208,7 +212,7 @@ class World:
 def test_whatever_fails_whenever_every_event_is_counted_once(seed: int) -> None:
     """Stages crash, are fenced and fail to commit; edge processes come and go; a partition stays idle."""
     chance = random.Random(seed)
-    world = World(chance, rows_per_step=chance.choice([1, 10, 60_000]))
+    world = World(chance, chance.choice([1, 10, 60_000]), chance.choice([["0"], ["0", "1"]]))
     try:
         for _ in range(STEPS):
             world.step()

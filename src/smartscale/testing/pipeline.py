@@ -73,8 +73,22 @@ def events_value(sent: Sequence[Sent]) -> bytes:
     return events.encode(events_json.to_batch(decoded, times_us, identities, hash_user=lambda _: 0))
 
 
+@dataclass(slots=True)
+class _Combine:
+    worker: Worker
+    combiner: Combiner
+
+
+@dataclass(slots=True)
+class _Window:
+    worker: Worker
+    held: window_service.Held
+
+
 class Pipeline:
-    """A log with one combine and one window process, which the caller steps, crashes, starts and fences."""
+    """A log with combine and window processes, which the caller steps, crashes, starts and fences.
+
+    Each process has a slot; it starts with its first turn."""
 
     def __init__(
         self, settings: Settings, rows_per_step: int = ROWS_PER_STEP, start_us: int = START_US
@@ -84,11 +98,10 @@ class Pipeline:
         self.log = MemoryLog(self.wall_ms)
         self.log.create(log_topics.specs(settings))
         self.rows_per_step = rows_per_step
+        self._inputs = [topics.EVENTS, *settings.combine.json_topics]
         self._publisher = self.log.publisher()
-        self._combiner: Combiner | None = None
-        self._combine_worker: Worker | None = None
-        self._window = window_service.Held()
-        self._window_worker: Worker | None = None
+        self._combines: dict[str, _Combine] = {}
+        self._windows: dict[str, _Window] = {}
 
     def wall_ms(self) -> int:
         """Wall-clock time: the same as world time."""
@@ -121,15 +134,14 @@ class Pipeline:
 
     # What is done with it.
 
-    def combine(self, max_bytes: int = 16 << 20) -> bool:
+    def combine(self, max_bytes: int = 16 << 20, slot: str = "0") -> bool:
         """One turn of combine: an assignment, or a transaction of at most ``max_bytes``; False if there was no news.
 
         A failed transaction is handled as the service does: everything is dropped and read again."""
-        if self._combiner is None or self._combine_worker is None:
-            inputs = [topics.EVENTS, *self.settings.combine.json_topics]
-            self._combiner = Combiner(self.settings, self.settings.topics.partials, decoder(self.settings))
-            self._combine_worker = self.log.worker("combine", inputs, "0")
-        combiner, worker = self._combiner, self._combine_worker
+        if slot not in self._combines:
+            made = Combiner(self.settings, self.settings.topics.partials, decoder(self.settings))
+            self._combines[slot] = _Combine(self.log.worker("combine", self._inputs, slot), made)
+        worker, combiner = self._combines[slot].worker, self._combines[slot].combiner
         try:
             polled = worker.poll(0, max_bytes)
             if polled.assigned or polled.revoked:
@@ -141,9 +153,7 @@ class Pipeline:
             if not combiner.has_news:
                 return bool(polled.records)
             known = self.log.topics()
-            step = combiner.finish(
-                sum(known[t].partitions for t in [topics.EVENTS, *self.settings.combine.json_topics])
-            )
+            step = combiner.finish(sum(known[topic].partitions for topic in self._inputs))
             with worker.transaction() as transaction:
                 transaction.publish(step.messages)
                 transaction.commit_positions(step.positions)
@@ -153,54 +163,62 @@ class Pipeline:
             worker.rewind()
         return True
 
-    def window(self, max_bytes: int = 16 << 20) -> bool:
-        """One turn of window: an assignment, or what was read and one transaction that follows from it; False if there is
-        nothing left to do."""
-        if self._window_worker is None:
-            self._window = window_service.Held()
-            self._window_worker = self.log.worker("window", [topics.PARTIALS], "0")
+    def window(self, max_bytes: int = 16 << 20, slot: str = "0") -> bool:
+        """One turn of window: an assignment, or what was read and one transaction that follows from it; False if the stage
+        has nothing left to do."""
+        if slot not in self._windows:
+            worker = self.log.worker("window", [topics.PARTIALS], slot)
+            self._windows[slot] = _Window(worker, window_service.Held())
+        one = self._windows[slot]
         try:
             steps = window_service.turn(
                 self._context("window"),
-                self._window_worker,
-                self._window,
+                one.worker,
+                one.held,
                 poll_s=0,
                 max_bytes=max_bytes,
                 rows_limit=self.rows_per_step,
             )
-            return bool(steps) or not self._window_is_idle()
         except RetryableError:
-            self._window.clear()
-            self._window_worker.rewind()
-        return True
+            one.held.clear()
+            one.worker.rewind()
+            return True
+        return bool(steps) or not self._window_is_idle()
 
     def _window_is_idle(self) -> bool:
-        held = self._window.partitions
+        held = [partition for one in self._windows.values() for partition in one.held.partitions.values()]
         return (
             len(held) == self.settings.topics.partials
-            and all(partition.caught_up for partition in held.values())
+            and all(partition.caught_up for partition in held)
             and not any(lag(self.log, "window", [topics.PARTIALS]).values())
         )
 
-    def crash_combine(self) -> None:
-        """The process is gone with all it had in memory; the next turn starts another one in its slot."""
-        self._combiner = None
-        self._combine_worker = None
+    def crash_combine(self, slot: str = "0") -> None:
+        """The process is gone with all it had in memory; its next turn starts another one in its slot. Until then nobody
+        else gets its partitions, unless its membership expires."""
+        self._combines.pop(slot, None)
 
-    def crash_window(self) -> None:
+    def crash_window(self, slot: str = "0") -> None:
         """As ``crash_combine``."""
-        self._window_worker = None
+        self._windows.pop(slot, None)
 
-    def expire(self, group: str) -> None:
-        """The member has not polled for too long: its transaction under way will be fenced."""
-        self.log.expire(group, "0")
+    def leave(self, group: str, slot: str = "0") -> None:
+        """The process stops cleanly: others get its partitions at once. Its next turn starts another one."""
+        processes: dict[str, _Combine] | dict[str, _Window] = (
+            self._combines if group == "combine" else self._windows
+        )
+        if (one := processes.pop(slot, None)) is not None:
+            one.worker.close()
 
-    def settle(self) -> None:
-        """Step both until nothing is new."""
-        while self.combine():
-            pass
-        while self.window():
-            pass
+    def expire(self, group: str, slot: str = "0") -> None:
+        """The member has not polled for too long: others may get its partitions."""
+        self.log.expire(group, slot)
+
+    def settle(self, slots: Sequence[str] = ("0",)) -> None:
+        """Step these slots of both stages until nothing is new."""
+        for turn in (self.combine, self.window):
+            while sum(turn(slot=slot) for slot in slots):
+                pass
 
     # What came of it.
 
