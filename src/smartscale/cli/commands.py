@@ -82,40 +82,29 @@ def ingest(
     _run_stage("ingest", slot, None, log, config, log_format, {"ingest.host": host, "ingest.port": port})
 
 
-@cli.command(epilog="Example: smartscale combine --slot 0 --log kafka://broker:9092")
-def combine(
-    slot: SlotOption = "0",
-    port: PortOption = 0,
-    log: LogOption = None,
-    config: ConfigOption = None,
-    log_format: LogFormatOption = "text",
-) -> None:
-    """Aggregate events into partials, each once. Run as many as the event rate needs, each with its own slot."""
-    _run_stage("combine", slot, port, log, config, log_format)
+_PLAIN_STAGES = {
+    "combine": "Aggregate events into partials, each once. Run as many as the event rate needs, each with its own slot.",
+    "window": "Merge partials into windows over event time: rates, error rates, latency percentiles.",
+    "ml": "Forecast every service's load with quantiles, and find anomalies.",
+}
 
 
-@cli.command(epilog="Example: smartscale window --slot 0 --log kafka://broker:9092")
-def window(
-    slot: SlotOption = "0",
-    port: PortOption = 0,
-    log: LogOption = None,
-    config: ConfigOption = None,
-    log_format: LogFormatOption = "text",
-) -> None:
-    """Merge partials into windows over event time: rates, error rates, latency percentiles."""
-    _run_stage("window", slot, port, log, config, log_format)
+def _plain_stage(name: str) -> Callable[..., None]:
+    def command(
+        slot: SlotOption = "0",
+        port: PortOption = 0,
+        log: LogOption = None,
+        config: ConfigOption = None,
+        log_format: LogFormatOption = "text",
+    ) -> None:
+        _run_stage(name, slot, port, log, config, log_format)
+
+    return command
 
 
-@cli.command(epilog="Example: smartscale ml --log sqlite:smartscale.db")
-def ml(
-    slot: SlotOption = "0",
-    port: PortOption = 0,
-    log: LogOption = None,
-    config: ConfigOption = None,
-    log_format: LogFormatOption = "text",
-) -> None:
-    """Forecast every service's load with quantiles, and find anomalies."""
-    _run_stage("ml", slot, port, log, config, log_format)
+for _name, _help in _PLAIN_STAGES.items():
+    _example = f"Example: smartscale {_name} --slot 0 --log kafka://broker:9092"
+    cli.command(_name, help=_help, epilog=_example)(_plain_stage(_name))
 
 
 @cli.command(epilog="Example: smartscale control --policies examples/policies")

@@ -41,13 +41,13 @@ from smartscale.control.decide import Observation, State, after, decide
 from smartscale.control.evidence import Evidence
 from smartscale.control.lanes import Answer, Lanes
 from smartscale.control.policy import Loaded, Policy, reload
-from smartscale.errors import RetryableError, SchemaError
+from smartscale.errors import SchemaError
 from smartscale.log.partitioner import service_key, service_partition
-from smartscale.log.port import Log, Message, Position, Record, TopicPartition
+from smartscale.log.port import Log, Message, Position, Record, TopicPartition, Worker
 from smartscale.records import decisions, forecasts, metrics, schema, topics
 from smartscale.records.decisions import Decision, Owner
 from smartscale.sample import replica
-from smartscale.stage import Context
+from smartscale.stage import Context, keep_working
 
 log = logging.getLogger(__name__)
 
@@ -106,15 +106,7 @@ def run(context: Context, actuators: Mapping[str, Actuator] | None = None) -> No
         }
     controller = _Controller(context, Lanes(actuators))
     try:
-        while not context.stop.is_set():
-            try:
-                controller.step()
-                context.health.ready()
-            except RetryableError as error:
-                log.warning("%s: %s; trying again in %g s", type(error).__name__, error, error.retry_after_s)
-                context.health.not_ready(str(error))
-                controller.must_rewind = True
-                context.stop.wait(error.retry_after_s)
+        keep_working(context, GROUP, [topics.METRICS], controller.turn)
     finally:
         controller.close()
 
@@ -124,7 +116,6 @@ class _Controller:
         self._context = context
         self._clock, self._log, self._settings = context.clock, context.log, context.settings.control
         self._lanes = lanes
-        self._worker = context.log.worker(GROUP, [topics.METRICS], context.slot)
         self._reader = context.log.reader()
         self._partitions = context.log.topics()[topics.METRICS].partitions
         self._positions: dict[TopicPartition, int] = {}
@@ -136,7 +127,6 @@ class _Controller:
         self._loaded = Loaded([], [])
         self._signature: object = None
         self._due_us = 0
-        self.must_rewind = False
         registry = context.health.registry
         self._decided = Counter(
             "smartscale_control_decisions", "Decisions published", ["policy", "reason"], registry=registry
@@ -154,22 +144,18 @@ class _Controller:
     def close(self) -> None:
         self._lanes.close()
         self._reader.close()
-        self._worker.close()
 
-    def step(self) -> None:
+    def turn(self, worker: Worker) -> None:
         """Read what there is; evaluate if it is time."""
-        if self.must_rewind:
-            self._worker.rewind()
-            self.must_rewind = False
         wait_s = (
             self._clock.to_real_s((self._due_us - self._clock.now_us()) / MICROS) if self._owned else POLL_S
         )
-        poll = self._worker.poll(min(max(wait_s, 0.0), POLL_S))
+        poll = worker.poll(min(max(wait_s, 0.0), POLL_S))
         for at in poll.revoked:
             self._owned.pop(at.partition, None)
             self._positions.pop(at, None)
         for at, committed in poll.assigned.items():
-            self._take_over(at, committed)
+            self._take_over(worker, at, committed)
         for record in poll.records:
             # Rows read again on assignment lie before the committed position, which never goes back.
             self._positions[record.at] = max(self._positions[record.at], record.offset + 1)
@@ -180,9 +166,9 @@ class _Controller:
         self._read_aside()
         if self._owned and self._clock.now_us() >= self._due_us:
             self._due_us = self._clock.now_us() + round(self._settings.interval_s * MICROS)
-            self._evaluate()
+            self._evaluate(worker)
 
-    def _take_over(self, at: TopicPartition, committed: Position | None) -> None:
+    def _take_over(self, worker: Worker, at: TopicPartition, committed: Position | None) -> None:
         """Steps 1 to 3 of an assignment (see the module)."""
         partition = at.partition
         epoch, last = read_back(self._log, partition)
@@ -192,10 +178,10 @@ class _Controller:
         claim = Message(
             topics.DECISIONS, partition, decisions.encode(owner), headers=schema.headers(schema.OWNER)
         )
-        with self._worker.transaction() as transaction:
+        with worker.transaction() as transaction:
             transaction.publish([claim])
             transaction.commit_positions({at: committed or Position(recent)})
-        self._worker.seek(at, recent)
+        worker.seek(at, recent)
         self._positions[at] = max(recent, committed.offset if committed else 0)
         self._owned[partition] = _Owned(epoch + 1, last)
         self._owned[partition].evidence.want(self._policies.get(partition, []))
@@ -235,7 +221,7 @@ class _Controller:
             self._unreadable.labels(record.topic).inc()
             log.error("%s offset %d is skipped: %s", record.at, record.offset, error)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, worker: Worker) -> None:
         """Steps 1 to 4 of an evaluation (see the module)."""
         self._reload()
         mine = [(p, policy) for p in sorted(self._owned) for policy in self._policies.get(p, [])]
@@ -245,7 +231,7 @@ class _Controller:
             owned, ref = self._owned[partition], policy.spec.scale_target_ref
             seen = self._observation(owned, policy, fleets[ref.kind, ref.name])
             decided.append((partition, policy, *decide(policy, owned.state(policy), seen)))
-        with self._worker.transaction() as transaction:
+        with worker.transaction() as transaction:
             transaction.publish(
                 Message(
                     topics.DECISIONS,

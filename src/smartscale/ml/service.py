@@ -25,14 +25,14 @@ import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from smartscale.clock import monotonic_s
-from smartscale.errors import RetryableError, SchemaError
+from smartscale.errors import SchemaError
 from smartscale.log.partitioner import service_key
 from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
 from smartscale.ml import snapshot
 from smartscale.ml.partition import Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
 from smartscale.records import dead_letters, forecasts, metrics, schema, topics
-from smartscale.stage import Context
+from smartscale.stage import Context, keep_working
 
 log = logging.getLogger(__name__)
 
@@ -86,24 +86,7 @@ def run(context: Context) -> None:
     """Forecast and watch every service whose metrics this process owns, until ``context.stop`` is set.
 
     Raises ``PermanentError`` if the log or a snapshot can never be read; ``RetryableError`` is handled here."""
-    stage = Stage(context)
-    worker: Worker | None = None
-    try:
-        while not context.stop.is_set():
-            try:
-                if worker is None:
-                    worker = context.log.worker(GROUP, [topics.METRICS], context.slot)
-                stage.turn(worker)
-                context.health.ready()
-            except RetryableError as error:
-                log.warning("ml waits %.1f s: %s", error.retry_after_s, error)
-                context.health.not_ready(str(error))
-                context.stop.wait(error.retry_after_s)
-                if worker is not None:
-                    worker.rewind()
-    finally:
-        if worker is not None:
-            worker.close()
+    keep_working(context, GROUP, [topics.METRICS], Stage(context).turn)
 
 
 class Stage:

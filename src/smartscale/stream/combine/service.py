@@ -7,10 +7,9 @@ import logging
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import monotonic_s, wall_ms
-from smartscale.errors import RetryableError
 from smartscale.log.port import Poll, TopicPartition, Worker
 from smartscale.records import topics
-from smartscale.stage import Context
+from smartscale.stage import Context, keep_working
 from smartscale.stream.combine.core import Combiner, Resume
 from smartscale.stream.combine.third_party import decoder
 
@@ -26,31 +25,26 @@ def run(context: Context) -> None:
     inputs = [topics.EVENTS, *settings.combine.json_topics]
     combiner = Combiner(settings, log.topics()[topics.PARTIALS].partitions, decoder(settings))
     telemetry = _Telemetry(context)
-    worker = log.worker("combine", inputs, context.slot)
     sources, counted_s = 0, float("-inf")
-    try:
-        while not context.stop.is_set():
-            try:
-                if monotonic_s() - counted_s > _COUNT_SOURCES_EVERY_S:
-                    known = log.topics()
-                    sources = sum(known[topic].partitions for topic in inputs if topic in known)
-                    counted_s = monotonic_s()
-                if _gather(context, worker, combiner) and combiner.has_news:
-                    step = combiner.finish(sources)
-                    with worker.transaction() as transaction:
-                        transaction.publish(step.messages)
-                        transaction.commit_positions(step.positions)
-                    telemetry.committed(combiner)
-                context.health.ready()
-            except RetryableError as error:
-                LOG.warning("combine waits and starts over from the committed positions: %s", error)
-                context.health.not_ready(str(error))
-                combiner.drop(combiner.owned)
-                combiner.abandon()
-                context.stop.wait(error.retry_after_s)
-                worker.rewind()
-    finally:
-        worker.close()
+
+    def turn(worker: Worker) -> None:
+        nonlocal sources, counted_s
+        if monotonic_s() - counted_s > _COUNT_SOURCES_EVERY_S:
+            known = log.topics()
+            sources = sum(known[topic].partitions for topic in inputs if topic in known)
+            counted_s = monotonic_s()
+        if _gather(context, worker, combiner) and combiner.has_news:
+            step = combiner.finish(sources)
+            with worker.transaction() as transaction:
+                transaction.publish(step.messages)
+                transaction.commit_positions(step.positions)
+            telemetry.committed(combiner)
+
+    def start_over() -> None:
+        combiner.drop(combiner.owned)
+        combiner.abandon()
+
+    keep_working(context, "combine", inputs, turn, start_over)
 
 
 def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import MICROS
-from smartscale.errors import RetryableError
 from smartscale.log.port import Position, TopicPartition, Worker, read_all
 from smartscale.records import metrics, topics
-from smartscale.stage import Context
+from smartscale.stage import Context, keep_working
 from smartscale.stream.window.core import ROWS_PER_STEP, Partition, Step
 
 LOG = logging.getLogger(__name__)
@@ -39,21 +38,12 @@ def run(context: Context) -> None:
     gc.freeze()  # what was imported is never garbage; looking through it doubled the time of an emission of 40,000 rows
     telemetry = _Telemetry(context)
     held = Held()
-    worker = context.log.worker("window", [topics.PARTIALS], context.slot)
-    try:
-        while not context.stop.is_set():
-            try:
-                steps = turn(context, worker, held, _POLL_S)
-                telemetry.committed(steps, held.partitions.values(), context.clock.now_us())
-                context.health.ready()
-            except RetryableError as error:
-                LOG.warning("window waits and starts over from the committed positions: %s", error)
-                context.health.not_ready(str(error))
-                held.clear()
-                context.stop.wait(error.retry_after_s)
-                worker.rewind()
-    finally:
-        worker.close()
+
+    def one(worker: Worker) -> None:
+        steps = turn(context, worker, held, _POLL_S)
+        telemetry.committed(steps, held.partitions.values(), context.clock.now_us())
+
+    keep_working(context, "window", [topics.PARTIALS], one, held.clear)
 
 
 def turn(
