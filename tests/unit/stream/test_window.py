@@ -507,3 +507,22 @@ def test_messages_go_to_the_partition_of_their_own() -> None:
         b"default\x1fa",
         None,
     }
+
+
+def test_an_input_partition_that_was_added_holds_the_watermark_until_it_is_heard_of() -> None:
+    """
+    ::
+
+        sources expected  1    2    2
+        source 0          20   40   40
+        source 1                    30
+        watermark         20   20   30
+    """
+    run = Driver()
+    run.take([sent("a", 1)], watermark_s=20)
+    run.take(watermark_s=40, sources=2)
+    run.finish()
+    assert run.progress[-1].watermark_us == us(20)
+    run.take(watermark_s=30, source=1, sources=2)
+    run.finish()
+    assert run.progress[-1].watermark_us == us(30)
