@@ -9,7 +9,6 @@ two minutes of event time. The limit encodes structs of the same rows with msgsp
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
@@ -77,7 +76,6 @@ def pane(random: np.random.Generator, start_us: int, watermark_us: int) -> bytes
 
 
 def main() -> None:
-    gc.freeze()  # as the service does
     random = np.random.default_rng(1)
     partition = Partition(Settings(time=Time(allowed_lateness_s=3600)), 0)
     emissions: dict[str, list[tuple[float, float, float, int, int]]] = {}

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+import msgspec
+
 Headers = Mapping[str, bytes]
 
 
@@ -54,15 +56,14 @@ class TopicSpec:
     compacted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A record to be written."""
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A record to be written. A struct without garbage collection, because a transaction may hold a hundred thousand."""
 
     topic: str
     partition: int
     value: bytes
     key: bytes | None = None
-    headers: Headers = field(default_factory=dict)
+    headers: Headers = {}
 
 
 @dataclass(frozen=True, slots=True)
