@@ -69,8 +69,9 @@ def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
 
 
 def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll) -> None:
-    """Drop what was lost, build what was won. What the open transaction had read of others is read again."""
-    unfinished = combiner.has_read
+    """Drop what was lost, build what was won. What the open transaction had read of others is read again, and so are the
+    records of others that came with this very poll (Kafka may tell both at once)."""
+    unfinished = combiner.has_read or bool(polled.records)
     combiner.drop(polled.revoked)
     if unfinished:
         combiner.drop(combiner.owned)
