@@ -141,9 +141,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--series", type=int, default=10_000)
     series = arguments.parse_args().series
-    for name in SCENARIOS:
-        print(json.dumps(accuracy(name)), flush=True)
-    print(json.dumps(cost(series)))
+    result = {"accuracy": [accuracy(name) for name in SCENARIOS], "cost": cost(series)}
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
