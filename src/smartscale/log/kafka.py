@@ -802,14 +802,17 @@ class KafkaWorker:
     # Membership: called by the client from within a poll.
 
     def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        # Where to read from is known only after the committed positions have been asked for; until then the
-        # client waits at the end, where there is nothing to fetch.
-        consumer.incremental_assign([_kafka(_ours(at), ck.OFFSET_END) for at in partitions])
+        # Where to read from is known only after the committed positions have been asked for; until then the client
+        # fetches nothing. The offset named here is never read from, but it must be a number: the client asks the broker
+        # what "the end" is, and repeats that half a second later if a seek came before the answer, so that it would
+        # leave the place sought and skip everything up to the end.
+        consumer.incremental_assign([_kafka(_ours(at), 0) for at in partitions])
+        consumer.pause(partitions)
         self._unplaced |= {_ours(at) for at in partitions}
 
     def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         gone = {_ours(at) for at in partitions}
-        consumer.resume([_kafka(at) for at in gone & self._paused])
+        consumer.resume(partitions)
         consumer.incremental_unassign(partitions)
         self._revoked |= self._lose(gone)
         self._unplaced -= gone
@@ -836,11 +839,12 @@ class KafkaWorker:
             self._fall_back(error)
             return Poll()
         assigned = self._positions(max(PLACE_S, deadline - monotonic_s())) if self._unplaced else {}
+        begins = self._log.bounds([at for at, position in assigned.items() if position is None])
         revoked, self._revoked = frozenset(self._revoked), set()
         for at, position in assigned.items():
             self._unplaced.discard(at)
             self._owned.add(at)
-            self._fresh[at] = position.offset if position else ck.OFFSET_BEGINNING
+            self._fresh[at] = position.offset if position else begins[at].begin
         return Poll(
             records=[record for record in records if record.at in self._intake.reading],
             assigned=assigned,
@@ -874,6 +878,8 @@ class KafkaWorker:
     def _start_reading(self) -> None:
         for at, offset in list(self._fresh.items()):
             try:
+                if at not in self._paused:
+                    self._consumer.resume([_kafka(at)])
                 self._consumer.seek(_kafka(at, offset))
             except ck.KafkaException as failure:
                 if _error(failure).code() != _E._STATE:
