@@ -34,6 +34,10 @@ class Condition(msgspec.Struct, frozen=True):
     message: str
 
 
+def _nothing() -> msgspec.Raw:
+    return msgspec.Raw(b"{}")
+
+
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """One evaluation of one policy.
 
@@ -63,8 +67,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     quantile: float | None = None
     metric_revisions: dict[str, int] = {}
     would_change: list[str] = []
-    inputs: msgspec.Raw = msgspec.Raw(b"{}")
-    state: msgspec.Raw = msgspec.Raw(b"{}")
+    inputs: msgspec.Raw = msgspec.field(default_factory=_nothing)
+    state: msgspec.Raw = msgspec.field(default_factory=_nothing)
 
 
 class Owner(msgspec.Struct, frozen=True):
