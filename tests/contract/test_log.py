@@ -151,7 +151,8 @@ class TestTopics:
         wait_for_the_next_millisecond()
         later = clock.wall_ms()
         [offset] = harness.append(topic, b"2")
-        assert harness.log.offset_at(at, 0) == harness.log.bounds([at])[at].begin
+        for long_ago in (0, -120_000):
+            assert harness.log.offset_at(at, long_ago) == harness.log.bounds([at])[at].begin
         assert harness.log.offset_at(at, later) == offset
         assert harness.log.offset_at(at, later + 3_600_000) == harness.log.bounds([at])[at].end
 

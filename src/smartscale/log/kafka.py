@@ -294,7 +294,8 @@ class KafkaLog:
         return {at: Bounds(begin[at], end[at]) for at in wanted}
 
     def offset_at(self, at: TopicPartition, wall_ms: int) -> int:
-        found = self._offsets([at], OffsetSpec.for_timestamp(wall_ms))[at]
+        # Before 1970 nothing was written; to Kafka negative times are no times.
+        found = self._offsets([at], OffsetSpec.for_timestamp(max(0, wall_ms)))[at]
         return found if found >= 0 else self._offsets([at], OffsetSpec.latest())[at]  # type: ignore[no-untyped-call]  # untyped in the library
 
     def committed(self, group: str) -> Mapping[TopicPartition, Position]:
