@@ -1,7 +1,7 @@
 """Every event that was taken is in the final windows once, whichever stage is killed, whenever.
 
 Real processes, kill -9 at random moments, on both logs at the same time; each log's run is made once and looked at by
-several tests.
+several tests. Combine and window run twice each, so that partitions also move between members that live.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from smartscale.testing.processes import STAGES, Pipeline, balance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
+PROCESSES = (*STAGES, "combine-1", "window-1")
 DURATION_S = 180.0
 KILLS_EACH = 5
 RATE_PER_S = 500
@@ -50,7 +51,7 @@ class Settled:
 
 
 def settle(address: str, folder: Path, seed: int) -> Settled:
-    with Pipeline(address, folder, SETTINGS) as pipeline:
+    with Pipeline(address, folder, SETTINGS, PROCESSES) as pipeline:
         run = run_under_kills(pipeline, seed, DURATION_S, RATE_PER_S, KILLS_EACH)
         with pipeline.log() as log:
             return Settled(run, copied(log, pipeline.settings, TOPICS), pipeline.settings, folder)
@@ -93,7 +94,7 @@ def test_every_final_window_equals_the_oracle_after_every_stage_was_killed_five_
 ) -> None:
     """Count, errors and histogram of every key and tumbling window; each final once; the books balance to 0."""
     run = settled.run
-    assert all(run.kills[stage] >= KILLS_EACH for stage in STAGES)
+    assert all(run.kills[stage] >= KILLS_EACH for stage in PROCESSES)
     assert all(answer in ("accepted", "duplicate") for _, answer in run.answers)
     assert len(run.events) > DURATION_S * RATE_PER_S * 0.99
     wrong = faults(settled.log, settled.settings, run.events)
