@@ -21,9 +21,9 @@ demo: $(READY) ## the closed loop on a ramp, a burst and a fault: two minutes, e
 	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 10 --check \
 	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
 
-# Most tests of real processes wait rather than compute, so three files run at a time, even on two cores.
+# Most tests of real processes wait rather than compute, so two files run at a time.
 test: $(READY) $(KAFKA) ## all tests, on a real Apache Kafka too
-	$(BIN)/pytest -n 3 --dist loadfile --durations 15
+	$(BIN)/pytest -n 2 --dist loadfile --durations 15
 
 check: $(READY) ## format, lint, types, import contracts, quick tests
 	$(BIN)/ruff format --check .

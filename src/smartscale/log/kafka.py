@@ -553,11 +553,12 @@ class KafkaPublisher:
 
     def __init__(self, log: KafkaLog) -> None:
         self._log = log
-        self._producer = log.made(
-            ck.Producer,
-            log.config(
-                {**_PRODUCER, "delivery.timeout.ms": int(DELIVERY_S * 1000)}, {"enable.idempotence": True}
-            ),
+        self._producer = self._new()
+
+    def _new(self) -> ck.Producer:
+        timeout = {"delivery.timeout.ms": int(DELIVERY_S * 1000)}
+        return self._log.made(
+            ck.Producer, self._log.config({**_PRODUCER, **timeout}, {"enable.idempotence": True})
         )
 
     def append(self, messages: Sequence[Message]) -> list[int | Exception]:
@@ -588,6 +589,11 @@ class KafkaPublisher:
                 answers[index] = error
         # The client gives up on each record at its delivery time-out, a second later it has told so.
         self._producer.flush(max(0.0, deadline - monotonic_s()) + 1.0)
+        if any(isinstance(told, LogUnavailable) for told in answers):
+            # After a broker's restart a client may wait for ever for a leader that it does not ask for again; a new one
+            # asks. What the old one still holds has been answered: it must not be written behind a retry.
+            self._producer.purge()
+            self._producer = self._new()
         return answers
 
     def close(self) -> None:

@@ -125,7 +125,7 @@ class Pipeline:
     def prepare(self) -> None:
         """Make the topics, by the command that users give."""
         made = smartscale("topics", "--config", str(self.config))
-        assert made.returncode == 0, made.stderr
+        assert made.returncode == 0, f"exit code {made.returncode}: {made.stderr} {made.stdout}"
 
     def start(self, *names: str) -> None:
         """Start these stages (default: all); returns at once."""
