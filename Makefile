@@ -40,6 +40,7 @@ soak: $(READY) $(KAFKA) ## the long runs: the demo's load at the speed of the wo
 	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 1 --check \
 	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
 	$(BIN)/pytest tests/soak -m soak
+	SMARTSCALE_SOAK=1 $(BIN)/pytest -n 2 tests/fault/test_stream_simulation.py
 
 kafka: $(READY) $(KAFKA) ## a local Apache Kafka in the foreground, at 127.0.0.1:9092
 	$(BIN)/python -m smartscale.testing.kafka_broker --port 9092

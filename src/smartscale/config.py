@@ -197,7 +197,7 @@ def load(
     return settings
 
 
-_RESERVED = frozenset({"CONFIG", "LIFELINE_FD", "SOAK", "TEST_KAFKA"})
+_RESERVED = frozenset({"CONFIG", "LIFELINE_FD", "SOAK", "SOAK_S", "TEST_KAFKA", "TEST_SEED"})
 """Variables with the prefix that are no settings."""
 
 

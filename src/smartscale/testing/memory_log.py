@@ -66,15 +66,24 @@ class MemoryLog:
         self._groups: dict[str, _Group] = {}
         self._members = 0
         self._commit_failure: SmartScaleError | None = None
+        self._commit_answer_lost = False
+        self._before_commit: Callable[[], None] | None = None
         self._append_failure: SmartScaleError | None = None
         self._changed = threading.Condition()
 
     # Switches for tests.
 
-    def fail_next_commit(self, error: SmartScaleError) -> None:
-        """The next transaction fails with ``error`` and changes nothing."""
+    def fail_next_commit(self, error: SmartScaleError, answer_lost: bool = False) -> None:
+        """The next transaction fails with ``error`` and changes nothing; with ``answer_lost`` it is carried out
+        all the same, if it may be, so that the writer does not know."""
         with self._changed:
-            self._commit_failure = error
+            self._commit_failure, self._commit_answer_lost = error, answer_lost
+
+    def before_next_commit(self, call: Callable[[], None] | None) -> None:
+        """The next writer of a transaction stops just before its commit for as long as ``call`` takes, which may step
+        others; None takes that back."""
+        with self._changed:
+            self._before_commit = call
 
     def fail_next_append(self, error: SmartScaleError) -> None:
         """The next ``Publisher.append`` answers ``error`` for every message and writes none."""
@@ -431,17 +440,28 @@ class MemoryWorker:
 
     def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, Position]) -> None:
         with self._log._changed:
+            stop, self._log._before_commit = self._log._before_commit, None
+        if stop is not None:
+            stop()
+        with self._log._changed:
             failure, self._log._commit_failure = self._log._commit_failure, None
+            if failure is not None and not self._log._commit_answer_lost:
+                raise failure
+            if self._is_fenced(positions):
+                raise Fenced(
+                    f"slot {self._slot} no longer owns all of {sorted(positions)} in group {self._group}"
+                )
+            self._log._write(messages)
+            self._log._group(self._group).positions.update(positions)
             if failure is not None:
                 raise failure
-            state = self._log._group(self._group)
-            if self._member not in state.slots:
-                raise Fenced(f"slot {self._slot} is no longer a member of group {self._group}")
-            for at in positions:
-                if state.owners.get(at) != self._member or state.epochs[at] != self._epochs.get(at):
-                    raise Fenced(f"{at} is no longer owned by slot {self._slot} of group {self._group}")
-            self._log._write(messages)
-            state.positions.update(positions)
+
+    def _is_fenced(self, partitions: Iterable[TopicPartition]) -> bool:
+        state = self._log._group(self._group)
+        return self._member not in state.slots or any(
+            state.owners.get(at) != self._member or state.epochs[at] != self._epochs.get(at)
+            for at in partitions
+        )
 
 
 class MemoryTransaction:
