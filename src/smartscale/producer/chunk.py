@@ -252,18 +252,18 @@ def _write(
         if status[i] != NONE:
             at = _number(buffer, _text(buffer, at, _STATUS), int(status[i]))
         if latency_us[i] != NONE:
-            at = _number(buffer, _text(buffer, at, _LATENCY), latency_us[i] // 1000)
+            at = _number(buffer, _text(buffer, at, _LATENCY), int(latency_us[i]) // 1000)
             buffer[at] = 46
-            at = _padded(buffer, at + 1, latency_us[i] % 1000, 3)
+            at = _padded(buffer, at + 1, int(latency_us[i]) % 1000, 3)
         if not np.isnan(value[i]):
             at = _text(buffer, at, _VALUE)
             if value[i] < 0:
                 buffer[at] = 45
                 at += 1
             tenths = np.int64(np.rint(abs(value[i]) * 10_000))
-            at = _number(buffer, at, tenths // 10_000)
+            at = _number(buffer, at, int(tenths) // 10_000)
             buffer[at] = 46
-            at = _padded(buffer, at + 1, tenths % 10_000, 4)
+            at = _padded(buffer, at + 1, int(tenths) % 10_000, 4)
         if user[i] != NONE:
             at = _number(buffer, _text(buffer, at, _USER), int(user[i]))
             buffer[at] = 34
