@@ -17,11 +17,11 @@ import msgspec
 import pytest
 
 from smartscale import config
+from smartscale.client.sender import Sender
 from smartscale.clock import WallClock, monotonic_s
 from smartscale.log import open_log
 from smartscale.log.port import Record, TopicPartition
 from smartscale.log.topics import specs
-from smartscale.producer.http import Sender
 from smartscale.records import events, schema, topics
 from smartscale.records.events import Heartbeat
 from smartscale.testing.kafka_broker import KafkaBroker

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from smartscale.client.sender import Sender, SenderFull, Totals
 from smartscale.clock import MICROS, Clock, monotonic_s
-from smartscale.producer.http import Sender, SenderFull, Totals
 from smartscale.producer.plan import Chunk, planned
 from smartscale.producer.profiles import Load
 from smartscale.producer.replay import Recording

@@ -27,10 +27,10 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 
+from smartscale.client.sender import Sender
 from smartscale.clock import MICROS, Clock, iso, monotonic_s
 from smartscale.errors import ConfigError
 from smartscale.producer.arrivals import arrivals
-from smartscale.producer.http import Sender
 from smartscale.producer.profiles import Load
 from smartscale.records import histogram
 from smartscale.records.events_json import EventIn
@@ -66,7 +66,7 @@ _RECENT: Final = 600
 
 
 class Sink(Protocol):
-    """Takes events to the edge; may wait while too many have no answer. ``producer.http.Sender`` is one."""
+    """Takes events to the edge; may wait while too many have no answer. ``client.sender.Sender`` is one."""
 
     def offer(self, events: Sequence[EventIn]) -> None: ...
 

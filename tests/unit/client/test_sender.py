@@ -2,82 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 
 import pytest
 
+from smartscale.client.address import Token
+from smartscale.client.sender import Sender, SenderFull
 from smartscale.clock import ManualClock, monotonic_s
 from smartscale.errors import UserError
-from smartscale.producer.http import Sender, SenderFull
-from smartscale.producer.profiles import parse
-from smartscale.producer.service import Progress, run
 from smartscale.records.events_json import EventIn
+from smartscale.testing.fake_edge import Answer, FakeEdge, accept
 
 DEADLINE_S = 10.0
-
-Answer = tuple[int, dict[str, object]]
-
-
-class FakeEdge:
-    """Answers with ``answer(number of the request, its events)``; None closes the connection without one."""
-
-    def __init__(self) -> None:
-        self.requests: list[list[dict[str, object]]] = []
-        self.answer: Callable[[int, list[dict[str, object]]], Answer | None] = lambda _, given: accept(given)
-        self.lock = threading.Lock()
-        edge = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with edge.lock:
-                    edge.requests.append(given)
-                    found = edge.answer(len(edge.requests), given)
-                if found is None:
-                    self.close_connection = True
-                    return
-                body = json.dumps(found[1]).encode()
-                self.send_response(found[0])
-                if found[0] in (429, 503):
-                    self.send_header("Retry-After", "0")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                """Quiet."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    @property
-    def received(self) -> list[dict[str, object]]:
-        return [event for request in self.requests for event in request]
-
-
-def accept(given: list[dict[str, object]], duplicate: int = 0) -> Answer:
-    return 200, {"accepted": len(given) - duplicate, "duplicate": duplicate, "refused": 0, "verdicts": []}
 
 
 @pytest.fixture
 def edge() -> Iterator[FakeEdge]:
-    edge = FakeEdge()
-    yield edge
-    edge.server.shutdown()
-    edge.server.server_close()
+    with FakeEdge() as edge:
+        yield edge
 
 
 def sender(edge: FakeEdge, **options: float) -> Sender:
@@ -181,51 +124,12 @@ def test_a_wrong_address_is_told(url: str) -> None:
         Sender(url, ManualClock(0))
 
 
-LOAD = """
-duration_s = 2
-[[services]]
-name = "shop"
-[[phases]]
-kind = "constant"
-per_s = 100
-"""
-
-
-class SteppingClock(ManualClock):
-    """Every look at the clock takes five milliseconds of world time, so that nobody has to wait."""
-
-    def now_us(self) -> int:
-        self.advance(0.005)
-        return super().now_us()
-
-    def to_real_s(self, world_s: float) -> float:
-        return 0.0
-
-
-def test_a_load_is_played_to_its_end(edge: FakeEdge) -> None:
-    """Two seconds of load at 100 a second: everything planned is sent and answered, on time."""
-    summary = run(parse(LOAD), edge.url, SteppingClock(10**15), threading.Event(), lambda progress: None)
-    assert summary.complete
-    assert summary.totals.sent == summary.totals.accepted == len(edge.received)
-    assert 150 < summary.totals.sent < 250
-    assert len({event["id"] for event in edge.received}) == summary.totals.sent
-    assert all("2001-09-09T01:46:4" in str(event["time"]) for event in edge.received)
-
-
-def test_a_stop_ends_it_before_its_end(edge: FakeEdge) -> None:
-    stop = threading.Event()
-    stop.set()
-    summary = run(parse(LOAD), edge.url, ManualClock(0), stop, lambda progress: None)
-    assert not summary.complete
-    assert summary.totals.sent == 0
-
-
-def test_falling_behind_is_told(edge: FakeEdge) -> None:
-    """The clock leaps by a minute: what was due is sent at once, and the delay is in the summary."""
-    clock = ManualClock(10**15)
-    seen: list[Progress] = []
-    clock_leaps = threading.Timer(0.1, lambda: clock.advance(60))
-    clock_leaps.start()
-    summary = run(parse(LOAD), edge.url, clock, threading.Event(), seen.append)
-    assert summary.complete
-    assert 50 < summary.greatest_behind_s <= 60
+def test_every_request_carries_the_token_and_nothing_shows_it(edge: FakeEdge) -> None:
+    token = Token("s3cret-token")
+    edge.answer = lambda number, given: (401, {"detail": "no such token"})
+    ours = Sender(edge.url, ManualClock(0), linger_s=0.0, token=token)
+    ours.offer([{"service": "a"}])
+    totals = ours.close(DEADLINE_S)
+    assert edge.headers[0]["Authorization"] == "Bearer s3cret-token"
+    assert (totals.refused, list(totals.refusals)) == (1, ["no such token"])
+    assert "s3cret" not in f"{token!r} {token} {vars(ours)} {totals}"

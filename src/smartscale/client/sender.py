@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
 
+from smartscale.client.address import Address, Token
 from smartscale.clock import Clock, iso, monotonic_s
-from smartscale.errors import RetryableError, UserError
+from smartscale.errors import RetryableError
 from smartscale.records.events_json import EventIn
 
 EventLike = EventIn | Mapping[str, object]
@@ -143,15 +143,12 @@ class Sender:
         linger_s: float = 0.02,
         give_up_s: float = 60.0,
         request_timeout_s: float = 30.0,
+        token: Token | None = None,
     ) -> None:
         """Raises ``UserError`` if ``url`` is not http(s)://HOST[:PORT][/PREFIX]. Connects only when it has to send."""
-        parts = urlsplit(url)
-        if parts.scheme not in _CONNECTIONS or not parts.hostname:
-            raise UserError(
-                f"address {url!r} is not understood: use http://HOST:PORT of the ingestion service (--url)"
-            )
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname, parts.port
-        self._path = parts.path.rstrip("/") + "/v1/events"
+        self._address = Address.of(url)
+        self._path = self._address.prefix + "/v1/events"
+        self._token = token
         self._clock = clock
         self._run_id = run_id or secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -246,7 +243,8 @@ class Sender:
 
     def _work(self) -> None:
         """One connection: takes a batch, sends it until it has its answer, takes the next."""
-        connection = _CONNECTIONS[self._scheme](self._host, self._port, timeout=self._request_timeout_s)
+        at = self._address
+        connection = _CONNECTIONS[at.scheme](at.host, at.port, timeout=self._request_timeout_s)
         try:
             while (batch := self._next()) is not None:
                 self._deliver(connection, batch)
@@ -293,12 +291,12 @@ class Sender:
         with self._changed:
             self._books.requests += 1
         try:
-            connection.request("POST", self._path, body, {"Content-Type": "application/json"})
+            connection.request("POST", self._path, body, self._headers())
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            return None, f"no answer from {self._host}: {error!r}", 0.0
+            return None, f"no answer from {self._address.netloc}: {error!r}", 0.0
         if response.status in _AGAIN:
             return (
                 None,
@@ -309,6 +307,9 @@ class Sender:
             return _decode_answer(text), "", 0.0
         except msgspec.MsgspecError:
             return _Answer(detail=f"answer {response.status} is not the edge's: {text[:200]!r}"), "", 0.0
+
+    def _headers(self) -> Mapping[str, str]:
+        return {"Content-Type": "application/json", **(self._token.headers() if self._token else {})}
 
     def _settle(self, batch: _Batch, answer: _Answer | None) -> None:
         """Book a batch that has its final answer, or None if it got none. What an answer does not count as accepted
