@@ -16,7 +16,8 @@ from smartscale.ingest import answers
 from smartscale.ingest.admission import Admission
 from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.batching import Parcel
-from smartscale.ingest.decode import Unsupported, decode
+from smartscale.ingest.decode import decode
+from smartscale.ingest.formats import FORMATS, Unsupported, format_of
 from smartscale.ingest.identities import Identities, Recent
 from smartscale.ingest.writer import Job, Outcome
 from smartscale.records.events_json import Decoded, Limits, MalformedBody
@@ -89,10 +90,10 @@ class App:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
         path, method = str(scope["path"]), str(scope["method"])
-        if path == "/v1/events":
+        if path in FORMATS:
             if method != "POST":
                 return answers.problem(405, "send events with POST", allow="POST")
-            answer = await self._timely(_headers(scope), receive)
+            answer = await self._timely(path, _headers(scope), receive)
             if answer is not None:
                 self._metrics.requests.labels(str(answer.status)).inc()
             return answer
@@ -103,13 +104,13 @@ class App:
             return answers.problem(405, f"{path} is read with GET", allow="GET")
         return get()
 
-    async def _timely(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
+    async def _timely(self, path: str, headers: Mapping[str, str], receive: Receive) -> Answer | None:
         try:
-            return await self._post(headers, receive)
+            return await self._post(path, headers, receive)
         except TimeoutError:
             return answers.problem(408, f"the body did not arrive within {READ_S:g} s; send less at once")
 
-    async def _post(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
+    async def _post(self, path: str, headers: Mapping[str, str], receive: Receive) -> Answer | None:
         limit = self._settings.ingest.max_body_bytes
         length = headers.get("content-length", "")
         size = int(length) if length.isdigit() else limit
@@ -132,16 +133,17 @@ class App:
                 return answers.problem(
                     413, f"the body is longer than the limit of {limit:,} bytes; send less at once"
                 )
-            return await self._events(headers, body)
+            return await self._events(path, headers, body)
         finally:
             self._admission.free(size)
 
-    async def _events(self, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def _events(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         now_us = self._clock.now_us()
         latest_us = now_us + round(self._settings.time.max_future_s * MICROS)
         limits = Limits(now_us, latest_us, self._settings.ingest.max_event_bytes)
         try:
-            decoded, identities = decode(headers, body, limits)
+            _check_encoding(headers)
+            decoded, identities = decode(format_of(path, headers), headers, body, limits)
         except Unsupported as error:
             return answers.problem(415, str(error))
         except MalformedBody as error:
@@ -197,6 +199,12 @@ class App:
 
     def _prometheus(self) -> Answer:
         return Answer(200, generate_latest(self._health.registry), CONTENT_TYPE_LATEST)
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise Unsupported(f"content-encoding {encoding!r} is not read here; send the body as it is")
 
 
 def _stopping() -> Answer:
