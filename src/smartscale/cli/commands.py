@@ -24,6 +24,7 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
+from smartscale.cli.tokens import tokens_cli
 from smartscale.clock import Clock, WallClock
 from smartscale.errors import ConfigError, UserError
 from smartscale.stage import Context
@@ -39,6 +40,7 @@ cli = typer.Typer(
 )
 policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
 cli.add_typer(policy_cli, name="policy")
+cli.add_typer(tokens_cli, name="tokens")
 
 ProfileOption = Annotated[
     Path | None,
