@@ -1,9 +1,9 @@
 """``smartscale dead-letters``: what was set aside, and sending it again.
 
 Replaying takes two steps, so that it is harmless to repeat it: the events are sent through the edge, each with its own id
-or one made from its letter's place in the log; once they are answered, a letter of ``MARK`` that names their places is written to
-the same topic, and the next replay leaves them out. A crash between the two sends the same ids again, which are counted once
-as long as ids are remembered (``dedup.window_s``).
+or one made from its letter's place in the log; once they are answered, a letter of ``MARK`` that names their places is
+written to the same topic, and the next replay leaves them out. A crash between the two sends the same ids again, which are
+counted once as long as ids are remembered (``dedup.window_s``).
 """
 
 from __future__ import annotations
