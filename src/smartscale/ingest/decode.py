@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from smartscale.ingest.formats import Columns, Format
+from smartscale.ingest.columns import Columns
+from smartscale.ingest.formats import Format
 from smartscale.ingest.identities import Identities
 from smartscale.log.partitioner import event_hashes
 from smartscale.records.events_json import Decoded, Limits, MalformedBody

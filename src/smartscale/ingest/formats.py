@@ -10,39 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-import pyarrow as pa
-
-from smartscale.ingest import answers
+from smartscale.ingest import answers, cloudevents
 from smartscale.ingest.answers import Answer, Verdict
+from smartscale.ingest.columns import Columns
+from smartscale.ingest.otlp import answers as otlp_answers
+from smartscale.ingest.otlp import events as otlp_events
 from smartscale.records import events_json
-from smartscale.records.events import SCHEMA
-from smartscale.records.events_json import Decoded, Limits, Refusal
+from smartscale.records.events_json import Decoded, Limits
 
 Headers = Mapping[str, str]
-
-RECEIVED: Final = pa.schema(
-    [
-        field.with_type(pa.string()) if field.name == "user" else field
-        for field in SCHEMA
-        if field.name not in ("tenant", "identity")
-    ]
-)
-"""Columns of good events as a decoder gives them: those of the log but for the tenant and the identity, which the edge adds,
-and with users in clear, which it hashes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What a columnar body holds: the good events as a batch of ``RECEIVED``, each one's place in the body, and the
-    refused ones. ``batch.num_rows + len(refused) == count``."""
-
-    count: int
-    batch: pa.RecordBatch
-    indexes: Sequence[int]
-    refused: list[Refusal]
-
 
 Decode = Callable[[Headers, bytes, Limits], Decoded | Columns]
 
@@ -67,8 +46,31 @@ def _lines(_headers: Headers, body: bytes, limits: Limits) -> Decoded:
     return events_json.decode(body, limits, lines=True)
 
 
+def _structured(_headers: Headers, body: bytes, limits: Limits) -> Decoded:
+    return cloudevents.decode_structured(body, limits)
+
+
+def _batched(_headers: Headers, body: bytes, limits: Limits) -> Decoded:
+    return cloudevents.decode_batch(body, limits)
+
+
+def _otlp(decode: Decode, signal: otlp_answers.Signal) -> Mapping[str, Format]:
+    """The two encodings of one of OTLP's signals."""
+    return {
+        media_type: Format(
+            "otlp",
+            decode,
+            partial(signal.result, as_json=as_json),
+            partial(otlp_answers.problem, as_json=as_json),
+        )
+        for media_type, as_json in ((otlp_answers.PROTOBUF, False), (otlp_answers.JSON, True))
+    }
+
+
 JSON: Final = Format("json", _json)
 NDJSON: Final = Format("json", _lines)
+CLOUDEVENT_BINARY: Final = Format("cloudevents", cloudevents.decode_binary)
+"""Told by its headers; any media type may be that of its data."""
 
 FORMATS: Final[Mapping[str, Mapping[str, Format]]] = {
     "/v1/events": {
@@ -79,18 +81,25 @@ FORMATS: Final[Mapping[str, Mapping[str, Format]]] = {
         "application/ndjson": NDJSON,
         "application/jsonl": NDJSON,
         "application/x-jsonlines": NDJSON,
+        cloudevents.STRUCTURED: Format("cloudevents", _structured),
+        cloudevents.BATCHED: Format("cloudevents", _batched),
     },
+    "/v1/traces": _otlp(otlp_events.decode_traces, otlp_answers.TRACES),
+    "/v1/logs": _otlp(otlp_events.decode_logs, otlp_answers.LOGS),
+    "/v1/metrics": _otlp(otlp_events.decode_metrics, otlp_answers.METRICS),
 }
 """By path, then by media type without its parameters ("" stands for a request that names none)."""
 
 
 class Unsupported(ValueError):
-    """The body's media type or encoding is not one the edge reads; the message says which are."""
+    """The body's media type is not one the edge reads; the message says which are."""
 
 
 def format_of(path: str, headers: Headers) -> Format:
     """The format of a request to one of the paths of ``FORMATS``. Raises ``Unsupported``."""
     known = FORMATS[path]
+    if JSON in known.values() and cloudevents.is_binary(headers):
+        return CLOUDEVENT_BINARY
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in known:
         raise Unsupported(

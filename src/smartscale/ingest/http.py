@@ -12,12 +12,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from smartscale import config
 from smartscale.clock import MICROS, Clock
-from smartscale.ingest import answers
+from smartscale.ingest import answers, encodings
 from smartscale.ingest.admission import Admission
 from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.batching import Parcel
+from smartscale.ingest.cloudevents import HEADER_PREFIX
 from smartscale.ingest.decode import decode
-from smartscale.ingest.formats import FORMATS, Unsupported, format_of
+from smartscale.ingest.formats import FORMATS, Format, Unsupported, format_of
 from smartscale.ingest.identities import Identities, Recent
 from smartscale.ingest.writer import Job, Outcome
 from smartscale.records.events_json import Decoded, Limits, MalformedBody
@@ -142,12 +143,19 @@ class App:
         latest_us = now_us + round(self._settings.time.max_future_s * MICROS)
         limits = Limits(now_us, latest_us, self._settings.ingest.max_event_bytes)
         try:
-            _check_encoding(headers)
-            decoded, identities = decode(format_of(path, headers), headers, body, limits)
+            form = format_of(path, headers)
         except Unsupported as error:
             return answers.problem(415, str(error))
-        except MalformedBody as error:
-            return answers.problem(400, str(error))
+        try:
+            encoding = headers.get("content-encoding", "")
+            body = encodings.unpacked(body, encoding, self._settings.ingest.max_body_bytes)
+            decoded, identities = decode(form, headers, body, limits)
+        except encodings.UnknownEncoding as error:
+            return form.problem(415, str(error), **{"accept-encoding": encodings.ACCEPTED})
+        except encodings.TooLong as error:
+            return form.problem(413, str(error))
+        except (encodings.Garbled, MalformedBody) as error:
+            return form.problem(400, str(error))
         most = self._settings.ingest.max_batch_events
         if decoded.count > most:
             return answers.problem(
@@ -159,7 +167,7 @@ class App:
             problem = await self._written(parcel)
             if problem is not None:
                 return problem
-        return self._verdicts(decoded, repeats)
+        return self._verdicts(form, decoded, repeats)
 
     async def _written(self, parcel: Parcel) -> Answer | None:
         """None once the events are durable, else why they are not."""
@@ -178,7 +186,7 @@ class App:
             503, f"the events could not be written, send them again with the same ids: {error}"
         )
 
-    def _verdicts(self, decoded: Decoded, repeats: Sequence[int]) -> Answer:
+    def _verdicts(self, form: Format, decoded: Decoded, repeats: Sequence[int]) -> Answer:
         verdicts = [Verdict(refusal.index, "refused", refusal.reason) for refusal in decoded.refused]
         verdicts += [
             Verdict(decoded.indexes[place], "duplicate", "an event with this id is already in the log")
@@ -189,7 +197,7 @@ class App:
         if repeats:
             self._metrics.events.labels("duplicate", "").inc(len(repeats))
         verdicts.sort(key=lambda verdict: verdict.index)
-        return answers.result(len(decoded.events) - len(repeats), verdicts)
+        return form.result(len(decoded.events) - len(repeats), verdicts)
 
     def _healthz(self) -> Answer:
         return _state(*self._health.is_healthy)
@@ -199,12 +207,6 @@ class App:
 
     def _prometheus(self) -> Answer:
         return Answer(200, generate_latest(self._health.registry), CONTENT_TYPE_LATEST)
-
-
-def _check_encoding(headers: Mapping[str, str]) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
-        raise Unsupported(f"content-encoding {encoding!r} is not read here; send the body as it is")
 
 
 def _stopping() -> Answer:
@@ -231,6 +233,7 @@ def _parcel(decoded: Decoded, identities: Identities, repeats: Sequence[int]) ->
     return Parcel(events, decoded.times_us[fresh], identities.take(fresh))
 
 
+_CE: Final = HEADER_PREFIX.encode()
 _READ: Final = frozenset({b"content-type", b"content-length", b"content-encoding", b"idempotency-key"})
 
 
@@ -238,7 +241,11 @@ def _headers(scope: Scope) -> dict[str, str]:
     """The headers the edge looks at; ASGI gives names in lower case."""
     pairs = scope["headers"]
     assert isinstance(pairs, Sequence)
-    return {name.decode(): value.decode("latin-1") for name, value in pairs if name in _READ}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in pairs
+        if name in _READ or name.startswith(_CE)
+    }
 
 
 _DISCARD: Final = 64 << 20
