@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## the closed loop on a ramp, a burst and a fault: two minutes, ends by itself
 	@mkdir -p $(DEMO)
-	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 10 --check \
+	$(BIN)/smartscale up --config examples/demo.toml --scenario examples/scenarios/demo.yaml --speed 10 --check \
 	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
 
 # Most tests of real processes wait rather than compute, so two files run at a time.
@@ -37,7 +37,7 @@ bench: $(READY) ## every benchmark; results in benchmarks/results
 
 soak: $(READY) $(KAFKA) ## the long runs: the demo's load at the speed of the world, the replay at speed 1, and ten minutes of kill -9
 	@mkdir -p $(DEMO)
-	$(BIN)/smartscale up --config examples/demo.toml --profile examples/demo-load.toml --speed 1 --check \
+	$(BIN)/smartscale up --config examples/demo.toml --scenario examples/scenarios/demo.yaml --speed 1 --check \
 	  --log sqlite:$(DEMO)/log.db --directory $(DEMO)
 	$(BIN)/pytest tests/soak -m soak
 	SMARTSCALE_SOAK=1 $(BIN)/pytest -n 2 tests/fault/test_stream_simulation.py

@@ -16,7 +16,7 @@ from smartscale.actuators.port import Target
 from smartscale.actuators.processes import ProcessActuator, stop_all
 from smartscale.clock import Anchor, ScaledClock, parse_iso_us, wall_ms
 from smartscale.config import Sample, Settings
-from smartscale.producer import profiles
+from smartscale.producer.scenario import load_of
 from smartscale.records.events_json import EventIn
 from smartscale.sample import replica, service
 from smartscale.stage import Context
@@ -74,20 +74,17 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     stop_all(tmp_path / "replicas", drain_s=1.0)
 
 
-def load(per_s: float, duration_s: float, more: str = "") -> str:
-    return (
-        f'duration_s = {duration_s}\n[[services]]\nname = "shop"\nerror_rate = 0.0\n'
-        f'[[phases]]\nkind = "constant"\nper_s = {per_s}\n{more}'
-    )
+def load(per_s: float, duration_s: float, faults: str = "") -> str:
+    return f"{{duration: {duration_s}, services: [{{name: shop, rate: {per_s}, error_rate: 0}}], faults: [{faults}]}}"
 
 
 def played(
-    stage: Stage, profile: str, meanwhile: Callable[[], None] = lambda: None
+    stage: Stage, scenario: str, meanwhile: Callable[[], None] = lambda: None
 ) -> service.ServiceSummary:
-    """Play a profile to its end; ``meanwhile`` runs beside it."""
+    """Play a scenario to its end; ``meanwhile`` runs beside it."""
     beside = threading.Thread(target=meanwhile)
     beside.start()
-    summary = service.run(stage.context, profiles.parse(profile), "", stage.collected)
+    summary = service.run(stage.context, load_of(scenario), "", stage.collected)
     beside.join(20)
     assert not beside.is_alive()
     written = json.loads((stage.root.parent / "summary.json").read_bytes())
@@ -178,11 +175,11 @@ def test_scaling_in_under_load_fails_no_request(stage: Stage) -> None:
     until(lambda: stage.actuator.observe(SHOP).draining == 0, "the draining replicas have ended")
 
 
-def test_injected_faults_happen_when_the_profile_says(stage: Stage) -> None:
+def test_injected_faults_happen_when_the_scenario_says(stage: Stage) -> None:
     """World seconds 10 to 20: half of the requests fail. Errors lie there and nowhere else; the truth is written."""
     stage.scale(2)
     stage.ready(2)
-    fault = '[[faults]]\nservice = "shop"\nkind = "error_spike"\nstart_s = 10\nduration_s = 10\nsize = 0.5\n'
+    fault = "{kind: error_spike, start: 10s, duration: 10s, size: 0.5}"
     told = played(stage, load(50, 30, fault))
     truth = json.loads((stage.root.parent / "summary.json").read_bytes())["faults"][0]
     failed = [parse_iso_us(event.time or "") for event in stage.collected.requests() if event.status == 500]

@@ -19,25 +19,15 @@ from smartscale import clock
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-PROFILE = """
-seed = 3
-duration_s = 600
-[[services]]
-name = "shop"
-[[phases]]
-kind = "constant"
-per_s = 30.0
-[[phases]]
-kind = "ramp"
-from_per_s = 0.0
-to_per_s = 120.0
-start_s = 60
-duration_s = 120
-[[phases]]
-kind = "constant"
-per_s = 120.0
-start_s = 180
-duration_s = 60
+SCENARIO = """
+seed: 3
+duration: 10m
+services:
+  - name: shop
+    rate: 30
+    shapes:
+      - {kind: ramp, to: 5, start: 60s, duration: 120s}
+      - {kind: step, factor: 0.2, start: 240s}
 """
 
 POLICY = """
@@ -175,10 +165,10 @@ def fresh_kafka() -> Callable[[], AbstractContextManager[str]]:
 
 
 def closed_loop(folder: Path, log: str) -> dict[str, Any]:
-    (folder / "load.toml").write_text(PROFILE)
+    (folder / "load.yaml").write_text(SCENARIO)
     (folder / "policy.yaml").write_text(POLICY)
     command = up(
-        folder, log, "--profile", str(folder / "load.toml"), "--policies", str(folder / "policy.yaml"),
+        folder, log, "--scenario", str(folder / "load.yaml"), "--policies", str(folder / "policy.yaml"),
         "--speed", "10", "--check", "--json",
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

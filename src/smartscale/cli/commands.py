@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from smartscale.cli.dead_letters import dead_letters_cli
 from smartscale.cli.options import (
     ConfigOption,
     JsonOption,
@@ -25,7 +24,6 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
-from smartscale.cli.tokens import tokens_cli
 from smartscale.clock import Clock, WallClock
 from smartscale.errors import ConfigError, UserError
 from smartscale.stage import Context
@@ -41,12 +39,10 @@ cli = typer.Typer(
 )
 policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
 cli.add_typer(policy_cli, name="policy")
-cli.add_typer(tokens_cli, name="tokens")
-cli.add_typer(dead_letters_cli, name="dead-letters")
 
-ProfileOption = Annotated[
+ScenarioOption = Annotated[
     Path | None,
-    typer.Option("--profile", metavar="FILE", help="Load profile (TOML, see examples/load.toml)."),
+    typer.Option("--scenario", metavar="FILE", help="Scenario (YAML, see examples/scenarios)."),
 ]
 PeakOption = Annotated[
     float, typer.Option("--peak", help="Requests a second of the replay's busiest interval.")
@@ -127,9 +123,11 @@ def control(
     _run_stage("control", slot, port, log, config, log_format, flags)
 
 
-@cli.command(epilog="Example: smartscale sample --profile examples/load.toml --url http://127.0.0.1:8070")
+@cli.command(
+    epilog="Example: smartscale sample --scenario examples/scenarios/calm.yaml --url http://127.0.0.1:8070"
+)
 def sample(
-    profile: ProfileOption = None,
+    scenario: ScenarioOption = None,
     replay: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE", help="CSV of rates: timestamp, requests.")
     ] = None,
@@ -146,9 +144,9 @@ def sample(
     """A service to be scaled: a balancer before real replica processes, under an open-loop load."""
     from smartscale.cli.loads import service_load
 
-    load = service_load(profile, replay, peak)
+    load = service_load(scenario, replay, peak)
     if load is None:
-        raise UserError("the sample service needs a load: --profile FILE or --replay FILE")
+        raise UserError("the sample service needs a load: --scenario FILE or --replay FILE")
 
     def run(context: Context) -> None:
         from smartscale.sample import service
@@ -158,9 +156,11 @@ def sample(
     _run_stage("sample", slot, port, log, config, log_format, run=run)
 
 
-@cli.command(epilog="Example: smartscale produce --profile examples/load.toml --url http://127.0.0.1:8070")
+@cli.command(
+    epilog="Example: smartscale produce --scenario examples/scenarios/calm.yaml --url http://127.0.0.1:8070"
+)
 def produce(
-    profile: ProfileOption = None,
+    scenario: ScenarioOption = None,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -187,9 +187,9 @@ def produce(
     from smartscale import app
     from smartscale.cli import loads
 
-    load = loads.produced_load(profile, replay, peak, service, seed)
+    load = loads.produced_load(scenario, replay, peak, service, seed)
     if load is None:
-        raise UserError("nothing to produce: give --profile FILE or --replay FILE")
+        raise UserError("nothing to produce: give --scenario FILE or --replay FILE")
     clock: Clock = WallClock()
     if log is not None:
         with opened(settings(log, config)) as event_log:
@@ -294,10 +294,10 @@ def policy_check(
 
 
 @cli.command(
-    epilog="Example: smartscale up --profile examples/load.toml --policies examples/policies --speed 10"
+    epilog="Example: smartscale up --scenario examples/scenarios/calm.yaml --policies examples/policies --speed 10"
 )
 def up(
-    profile: ProfileOption = None,
+    scenario: ScenarioOption = None,
     replay: Annotated[
         Path | None,
         typer.Option("--replay", metavar="FILE", help="CSV of rates (.gz too): timestamp, requests."),
@@ -341,10 +341,12 @@ def up(
     if speed is not None and not 0 < speed <= 1000:
         raise UserError(f"--speed {speed:g}: must be above 0 and at most 1000")
     chosen = settings(log, config, {"control.policies": str(policies) if policies else None})
-    load = service_load(profile, replay, peak)
+    load = service_load(scenario, replay, peak)
     words = None
     if load is not None:
-        words = ["--profile", str(profile)] if profile else ["--replay", str(replay), "--peak", f"{peak:g}"]
+        words = (
+            ["--scenario", str(scenario)] if scenario else ["--replay", str(replay), "--peak", f"{peak:g}"]
+        )
     options = Options(
         settings=chosen,
         config=config,

@@ -1,9 +1,8 @@
-"""The load that a person names by ``--profile`` or ``--replay``."""
+"""The load that a person names by ``--scenario`` or ``--replay``."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -11,19 +10,20 @@ from rich.table import Table
 
 from smartscale.clock import Clock, iso
 from smartscale.errors import UserError
-from smartscale.producer import profiles, service
-from smartscale.producer.profiles import Load
+from smartscale.producer import scenario as scenarios
+from smartscale.producer import service
+from smartscale.producer.load import Load
 from smartscale.producer.replay import Recording, open_load
 
 REPLAYED_SERVICE = "shop"
 """The service that a replayed curve of rates is the load of; ``examples/policies`` scales it."""
 
 
-def service_load(profile: Path | None, replay: Path | None, peak_per_s: float) -> Load | None:
-    """The load of a profile, or of a CSV of rates scaled to a peak; None without either. Raises ``UserError``."""
-    _one_of(profile, replay)
-    if profile is not None:
-        return profiles.read(profile)
+def service_load(scenario: Path | None, replay: Path | None, peak_per_s: float) -> Load | None:
+    """The load of a scenario, or of a CSV of rates scaled to a peak; None without either. Raises ``UserError``."""
+    _one_of(scenario, replay)
+    if scenario is not None:
+        return scenarios.read(scenario)
     if replay is None:
         return None
     load = open_load(replay, peak_per_s, REPLAYED_SERVICE)
@@ -36,13 +36,12 @@ def service_load(profile: Path | None, replay: Path | None, peak_per_s: float) -
 
 
 def produced_load(
-    profile: Path | None, replay: Path | None, peak_per_s: float, name: str, seed: int
+    scenario: Path | None, replay: Path | None, peak_per_s: float, name: str, seed: int
 ) -> Load | Recording | None:
-    """As ``service_load``, recordings of single requests included; ``seed`` overrides a profile's own if not 1."""
-    _one_of(profile, replay)
-    if profile is not None:
-        load = profiles.read(profile)
-        return load if seed == 1 else replace(load, seed=seed)
+    """As ``service_load``, recordings of single requests included; ``seed`` overrides a scenario's own if not 1."""
+    _one_of(scenario, replay)
+    if scenario is not None:
+        return scenarios.read(scenario, None if seed == 1 else seed)
     return open_load(replay, peak_per_s, name, seed) if replay is not None else None
 
 
@@ -78,6 +77,6 @@ def produced_table(done: service.Summary) -> Table:
     return shown
 
 
-def _one_of(profile: Path | None, replay: Path | None) -> None:
-    if profile is not None and replay is not None:
-        raise UserError("--profile and --replay are two loads: give one of them")
+def _one_of(scenario: Path | None, replay: Path | None) -> None:
+    if scenario is not None and replay is not None:
+        raise UserError("--scenario and --replay are two loads: give one of them")

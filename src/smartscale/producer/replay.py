@@ -13,6 +13,7 @@ What a file is, its first line tells:
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ from typing import Final
 
 import numpy as np
 
-from smartscale.clock import MICROS, parse_iso_us
+from smartscale.clock import MICROS, iso, parse_iso_us
 from smartscale.errors import ConfigError
 from smartscale.producer import rates
-from smartscale.producer.plan import Chunk, times
-from smartscale.producer.profiles import Load, Service
+from smartscale.producer.chunk import Chunk, of_events
+from smartscale.producer.load import Load, of_curve
+from smartscale.producer.services import Service
 from smartscale.records.events_json import MAX_LABEL, EventIn
 
 LATENCIES: Final = {
@@ -70,15 +72,18 @@ class Recording:
     service: str
     skipped: Skipped = field(default_factory=Skipped)
 
-    def chunks(self, start_us: int) -> Iterator[Chunk]:
+    def chunks(self, start_us: int, run: str) -> Iterator[Chunk]:
         """The requests in the order of the file, moved so that the first is at ``start_us``; the file is read as
-        they are taken. A line that is older than one before it keeps its time and is due at once."""
+        they are taken. A line that is older than one before it keeps its time and is due at once. An event without an
+        id gets one that starts with ``run``."""
+        numbers = itertools.count()
         shift_us = start_us - self.start_us
         latest_us = start_us
         moments: list[int] = []
         events: list[EventIn] = []
         with rates.open_text(self.path) as lines:
             for moment_us, event in self.read(lines, self.service, self.skipped):
+                event.time, event.id = iso(moment_us + shift_us), event.id or f"{run}-{next(numbers)}"
                 moments.append(moment_us + shift_us)
                 events.append(event)
                 if len(events) == _CHUNK:
@@ -91,9 +96,7 @@ class Recording:
 
 def _chunk(moments: list[int], events: list[EventIn], latest_us: int) -> Chunk:
     moments_us = np.array(moments, dtype=np.int64)
-    for event, time in zip(events, times(moments_us), strict=True):
-        event.time = time
-    return Chunk(np.maximum.accumulate(np.maximum(moments_us, latest_us)), events)
+    return of_events(np.maximum.accumulate(np.maximum(moments_us, latest_us)), events)
 
 
 def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int = 1) -> Load | Recording:
@@ -103,7 +106,7 @@ def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int 
         first = next((line for line in lines if line.strip()), "")
     columns = next(csv.reader([first]), [])
     if {"timestamp", "requests"} <= set(columns):
-        return Load(rates.from_csv(path, peak_per_s), [Service(name=service)], seed=seed)
+        return of_curve(rates.from_csv(path, peak_per_s), Service(name=service, rate=1.0), seed)
     if "timestamp" in columns:
         read: _Read = _requests
     elif _COMBINED.match(first):

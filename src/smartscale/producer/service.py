@@ -15,8 +15,9 @@ import numpy as np
 
 from smartscale.client.sender import Sender, SenderFull, Totals
 from smartscale.clock import MICROS, Clock, monotonic_s
-from smartscale.producer.plan import Chunk, planned
-from smartscale.producer.profiles import Load
+from smartscale.producer.chunk import Chunk
+from smartscale.producer.load import Load
+from smartscale.producer.plan import planned
 from smartscale.producer.replay import Recording
 from smartscale.records.events_json import EventIn
 
@@ -60,13 +61,18 @@ def run(
 ) -> Summary:
     """Play ``load`` from now (world time) to its end or until ``stop``, events going to ``url``.
 
-    ``keep_times``: events keep the times of the recording instead of being moved to now (a profile has none, its start
-    is 0); those that lie in the past are sent at once.
+    ``keep_times``: events keep the times of the recording or scenario instead of being moved to now; those that lie in
+    the past are sent at once.
 
     ``on_progress`` is called about once a second (real). Raises ``UserError`` for a wrong ``url``."""
-    start_us = load.start_us if keep_times and load.start_us else clock.now_us()
-    sender = Sender(url, clock, run_id=_run_id(load, start_us))
-    chunks = load.chunks(start_us) if isinstance(load, Recording) else planned(load.starting_at(start_us))
+    start_us = load.start_us if keep_times else clock.now_us()
+    run_id = _run_id(load, start_us)
+    sender = Sender(url, clock, run_id=run_id)
+    chunks = (
+        load.chunks(start_us, run_id)
+        if isinstance(load, Recording)
+        else planned(load.starting_at(start_us), run_id)
+    )
     player = _Player(sender, clock, stop, on_progress)
     try:
         complete = player.play(chunks)
@@ -105,13 +111,13 @@ class _Player:
 
     def _send(self, chunk: Chunk) -> bool:
         """Send a chunk as it falls due; False if stopped."""
-        sent = 0
-        while sent < len(chunk.events) and not self._stop.is_set():
+        sent, events = 0, chunk.events()
+        while sent < len(events) and not self._stop.is_set():
             due = int(np.searchsorted(chunk.due_us, self._clock.now_us(), side="right"))
             if due == sent:
                 wait_s = self._clock.to_real_s((int(chunk.due_us[sent]) - self._clock.now_us()) / MICROS)
                 self._stop.wait(min(max(wait_s, _TICK_S), _PROGRESS_S))
-            elif self._offered(chunk.events[sent : min(due, sent + _OFFER)]):
+            elif self._offered(events[sent : min(due, sent + _OFFER)]):
                 self._behind_s = max(0, self._clock.now_us() - int(chunk.due_us[sent])) / MICROS
                 self.greatest_behind_s = max(self.greatest_behind_s, self._behind_s)
                 sent = min(due, sent + _OFFER)

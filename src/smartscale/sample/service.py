@@ -7,14 +7,16 @@
 - each finished request is sent as an event at its end, with latency from arrival to end;
 - each second of world time three metric events are sent: ``arrivals`` (in that second), ``queue_length`` (at its
   end, waiting or in a replica) and ``rejections``;
-- the load's faults happen: a failing share of requests, slower service times (surges and silences are part of the
-  rate curve).
+- the load's faults happen: a failing share of requests, slower service times, retries in a storm (surges and silences
+  are part of the rate). How long requests take is the replicas' affair, so the scenario's latency models are not used;
+  faults of a sender (``NOT_PLAYED``) cannot be played here.
 
 At the end ``<sample.directory>/summary.json`` tells what happened, with the faults as ground truth.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import select
@@ -30,8 +32,9 @@ import numpy as np
 from smartscale.client.sender import Sender
 from smartscale.clock import MICROS, Clock, iso, monotonic_s
 from smartscale.errors import ConfigError
-from smartscale.producer.arrivals import arrivals
-from smartscale.producer.profiles import Load
+from smartscale.producer.faults import ClockSkew, DataGap, Duplicates, LateEvents, kind
+from smartscale.producer.labels import TrueFault, true_faults
+from smartscale.producer.load import Course, Load
 from smartscale.records import histogram
 from smartscale.records.events_json import EventIn
 from smartscale.sample.balancer import Balancer, Finished
@@ -61,6 +64,10 @@ CLOSE_S: Final = 30.0
 LAST_S: Final = 10.0
 """Real. How long after the load's end, or a stop, requests may take to end; then they count as lost."""
 
+NOT_PLAYED: Final = (ClockSkew, DataGap, Duplicates, LateEvents)
+
+_OUTCOMES: Final = 5
+"""Purpose of random numbers (``Source.chance``)."""
 _RECENT: Final = 600
 """Seconds of overload that are remembered, longer than any request lives."""
 
@@ -88,16 +95,6 @@ class ServiceSummary(msgspec.Struct, frozen=True):
     most_ready: int
 
 
-class TrueFault(msgspec.Struct, frozen=True):
-    """A fault that was injected: world time ``[start_us, end_us)``."""
-
-    service: str
-    kind: str
-    start_us: int
-    end_us: int
-    size: float
-
-
 class Summary(msgspec.Struct, frozen=True):
     """The run, in world time. ``complete`` is False if it was stopped before the load's end."""
 
@@ -111,7 +108,13 @@ class Summary(msgspec.Struct, frozen=True):
 def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Summary:
     """Play ``load`` from now (world time) to its end or until ``context.stop``, events going to ``url``.
 
-    Raises ``ConfigError`` if a service's name cannot be a folder's."""
+    Raises ``ConfigError`` if a service's name cannot be a folder's, or if a fault cannot be played."""
+    for fault in load.faults:
+        if isinstance(fault, NOT_PLAYED):
+            raise ConfigError(
+                f"fault {kind(fault)} is one of the sender, which the closed loop does not play; remove it, or send the "
+                "scenario with `smartscale produce`"
+            )
     root = Path(context.settings.sample.directory)
     start_us = context.clock.now_us() + round(START_S * MICROS / context.clock.to_real_s(1.0))
     load = load.starting_at(start_us)
@@ -120,29 +123,18 @@ def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Sum
             sender = Sender(url, context.clock)
             cleanup.callback(lambda: log.info("events: %s", sender.close(CLOSE_S)))
             sink = sender
-        fronts = [_Front(context, load, service.name, root / "replicas", sink) for service in load.services]
+        fronts = [
+            _Front(context, load, number, root / "replicas", sink) for number in range(len(load.sources))
+        ]
         context.health.ready()
         _play(context, load, fronts)
     end_us = context.clock.now_us()
     summary = Summary(
-        load.start_us, end_us, end_us >= load.end_us, [front.summary() for front in fronts], _truth(load)
+        load.start_us, end_us, end_us >= load.end_us, [front.summary() for front in fronts], true_faults(load)
     )
     root.mkdir(parents=True, exist_ok=True)
     (root / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary)))
     return summary
-
-
-def _truth(load: Load) -> list[TrueFault]:
-    return [
-        TrueFault(
-            fault.service,
-            fault.kind,
-            load.start_us + round(fault.start_s * MICROS),
-            load.start_us + round((fault.start_s + fault.duration_s) * MICROS),
-            fault.size,
-        )
-        for fault in load.faults
-    ]
 
 
 def _play(context: Context, load: Load, fronts: Sequence[_Front]) -> None:
@@ -169,15 +161,20 @@ def _play(context: Context, load: Load, fronts: Sequence[_Front]) -> None:
 class _Front:
     """One service: its arrivals, balancer, connections and events."""
 
-    def __init__(self, context: Context, load: Load, service: str, replicas: Path, sink: Sink) -> None:
+    def __init__(self, context: Context, load: Load, number: int, replicas: Path, sink: Sink) -> None:
+        self._source = load.sources[number]
+        service = self._source.name
         if "/" in service or service.startswith("."):
-            raise ConfigError(f"service {service!r} cannot be a folder's name; rename it in the profile")
+            raise ConfigError(f"service {service!r} cannot be a folder's name; rename it in the scenario")
         self._clock: Clock = context.clock
         self._settings = context.settings.sample
         self._load = load
-        self._spec = next(each for each in load.services if each.name == service)
-        self._number = list(load.services).index(self._spec)
-        self._curve = load.curve(service)
+        self._spec = self._source.spec
+        self._arrivals = load.arrivals(self._source)
+        self._retries: list[tuple[int, int]] = []
+        """A heap of requests to be tried again: when, and how many tries there were."""
+        self._tries: dict[int, int] = {}
+        """Tries before, of the requests that are retries and have no end yet."""
         self._directory = replicas / service
         self._sink = sink
         self._speed = 1 / self._clock.to_real_s(1.0)
@@ -188,10 +185,8 @@ class _Front:
         self._looked_s = -LOOK_S
         self._planned_us = load.start_us
         self._second_us = load.start_us // MICROS * MICROS
-        self._seed = (load.seed + 7919 * self._number) % 2**62  # services must not share their arrivals
-        self._chance = np.random.default_rng([load.seed, self._number])
-        weights = np.array([route.weight for route in self._spec.routes])
-        self._route_edges = np.cumsum(weights / weights.sum())
+        self._chance = self._source.chance(_OUTCOMES)
+        self._route_edges = np.cumsum(self._source.route_shares)[:-1]
         self._run = f"{service}-{load.start_us:x}"
         self._arrived: Counter[int] = Counter()
         """Arrivals by second of world time, of seconds not yet closed."""
@@ -217,13 +212,12 @@ class _Front:
         self._look()
         finished = self._receive(now_us)
         if until_us is not None and until_us > self._planned_us:
-            times = arrivals(self._curve, self._seed, self._planned_us, until_us)
+            times = self._arriving(until_us)
             self._planned_us = until_us
-            self._requests += len(times)
-            self._arrived.update((times // MICROS).tolist())
-            finished += self._balancer.arrive(times.tolist())
+            self._arrived.update(us // MICROS for us in times)
+            finished += self._balancer.arrive(times)
         finished += self._balancer.expire(now_us)
-        for name, batch in self._balancer.dispatch(self._factor("latency_step", 1.0, now_us)).items():
+        for name, batch in self._balancer.dispatch(float(self._course([now_us]).stretch[0])).items():
             if not self._connections[name].send(batch):
                 finished += self._drop(name, now_us)
         self._tell(finished)
@@ -280,27 +274,47 @@ class _Front:
         self._connections.pop(name).close()
         return self._balancer.removed(name, now_us)
 
-    def _factor(self, kind: str, normal: float, now_us: int) -> float:
-        """The size of the fault of this kind that is in effect, or what is normal."""
-        since_s = (now_us - self._load.start_us) / MICROS
-        sizes = [
-            fault.size
-            for fault in self._load.faults
-            if fault.service == self._spec.name and fault.kind == kind and fault.active_at(since_s)
-        ]
-        return max(sizes, default=normal)
+    def _arriving(self, until_us: int) -> list[int]:
+        """When the next requests arrive, first tries and retries; their tries are noted under the numbers that the
+        balancer will give them."""
+        new = [(us, 0) for us in self._arrivals.until(until_us).tolist()]
+        again = []
+        while self._retries and self._retries[0][0] < until_us:
+            again.append(heapq.heappop(self._retries))
+        requests = sorted([*new, *again])
+        self._tries.update({self._requests + n: tries for n, (_, tries) in enumerate(requests, 1) if tries})
+        self._requests += len(requests)
+        return [us for us, _ in requests]
+
+    def _course(self, us: Sequence[int]) -> Course:
+        """What holds at some instants."""
+        return self._source.course((np.array(us) - self._load.start_us) / MICROS)
+
+    def _try_again(self, failed: Sequence[Finished]) -> None:
+        """Plan the retries of requests that failed in a storm."""
+        ends_s = (np.array([request.end_us for request in failed]) - self._load.start_us) / MICROS
+        for storm, active in self._source.storms(ends_s):
+            delays_us = self._chance.standard_exponential(len(failed)) * storm.delay * MICROS
+            for request, on, delay_us in zip(failed, active.tolist(), delays_us.tolist(), strict=True):
+                tries = self._tries.get(request.request, 0)
+                if on and tries < storm.retries:
+                    heapq.heappush(self._retries, (request.end_us + round(delay_us), tries + 1))
 
     def _tell(self, finished: Sequence[Finished]) -> None:
         """Send finished requests as events; those served fail with the probability in effect at their end."""
         if not finished:
             return
         draws = self._chance.random((len(finished), 2))
-        routes = np.searchsorted(self._route_edges, draws[:, 0]).tolist()
-        events = []
-        for request, route, draw in zip(finished, routes, draws[:, 1].tolist(), strict=True):
-            status = request.status
-            if status == OK and draw < self._factor("error_spike", self._spec.error_rate, request.end_us):
-                status = SERVER_ERROR
+        routes = np.searchsorted(self._route_edges, draws[:, 0], side="right")
+        chances = (
+            self._source.error_rates[routes] + self._course([request.end_us for request in finished]).added
+        )
+        fails = (draws[:, 1] < chances).tolist()
+        events, failed = [], []
+        for request, route, fail in zip(finished, routes.tolist(), fails, strict=True):
+            status = SERVER_ERROR if request.status == OK and fail else request.status
+            if status != OK:
+                failed.append(request)
             latency_ms = (request.end_us - request.arrival_us) / 1000
             self._statuses[status] += 1
             self._rejected += status == REJECTED
@@ -310,7 +324,7 @@ class _Front:
                 EventIn(
                     service=self._spec.name,
                     time=iso(request.end_us),
-                    name=self._spec.routes[min(route, len(self._spec.routes) - 1)].name,
+                    name=self._spec.routes[route].name,
                     status=status,
                     latency_ms=latency_ms,
                     id=f"{self._run}-{request.request}",
@@ -318,6 +332,9 @@ class _Front:
             )
         lasted = np.array([request.end_us - request.arrival_us for request in finished], dtype=np.int64)
         self._latencies += np.bincount(histogram.slots(lasted), minlength=histogram.SLOTS)
+        self._try_again(failed)
+        for request in finished:
+            self._tries.pop(request.request, None)
         self._send(events)
 
     def _overload(self, second: int) -> None:

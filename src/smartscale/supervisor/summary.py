@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from rich.table import Table
 
 from smartscale.clock import MICROS
-from smartscale.records import forecasts
 from smartscale.records.forecasts import Incident
-
-EXPECTED_CLASS: Final = {
-    "error_spike": forecasts.FAULT,
-    "latency_step": forecasts.FAULT,
-    "surge": forecasts.DEMAND_SURGE,
-    "drop_to_zero": forecasts.DATA_GAP,
-}
-"""The class of incident that an injected fault should be told as."""
 
 
 class Injected(msgspec.Struct, frozen=True):
-    """A fault of the load profile, over world time ``[start_us, end_us)``."""
+    """A fault of the load, over world time ``[start_us, end_us)``, and the class of incident it should be told as."""
 
     service: str
     kind: str
     start_us: int
     end_us: int
+    class_: str = msgspec.field(name="class")
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -120,7 +111,7 @@ def judge(
 
     verdicts = []
     for fault in injected:
-        expected = EXPECTED_CLASS[fault.kind]
+        expected = fault.class_
         touching = [state for state in told if belongs(fault, state)]
         right = next((state for state in touching if state.class_ == expected), None)
         delay_s = (right.updated_us - fault.start_us) / MICROS if right is not None else None

@@ -59,8 +59,8 @@ def test_topics_are_created_and_shown_as_json(tmp_path: Path) -> None:
         (["tail", "metrics"], "no topic 'metrics'"),
         (["up", "--speed", "0"], "--speed 0: must be above 0"),
         (["up", "--policies", "/nowhere"], "/nowhere: not found"),
-        (["up", "--profile", "a", "--replay", "b"], "give one of them"),
-        (["sample"], "needs a load: --profile FILE or --replay FILE"),
+        (["up", "--scenario", "a", "--replay", "b"], "give one of them"),
+        (["sample"], "needs a load: --scenario FILE or --replay FILE"),
         (["combine", "--log-format", "xml"], "use one of text, json"),
     ],
 )

@@ -1,19 +1,15 @@
-"""Load over time: curves, CSV files of rates, and the arrivals drawn from them."""
+"""Load over time: curves and CSV files of rates."""
 
 from __future__ import annotations
 
 import gzip
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from smartscale.clock import MICROS
 from smartscale.errors import ConfigError
-from smartscale.producer.arrivals import arrivals, by_cell
 from smartscale.producer.rates import RateCurve, from_csv
 
 
@@ -81,42 +77,3 @@ def test_outside_the_curve_the_rate_is_zero() -> None:
         2,
         0,
     ]
-
-
-CURVE = RateCurve(7 * MICROS // 2, MICROS // 2, np.tile([5.0, 40.0, 0.0, 10.0], 20))
-"""40 s in half-second intervals, starting at 3.5 s."""
-
-
-@given(
-    st.lists(st.integers(CURVE.start_us - MICROS, CURVE.end_us + MICROS), max_size=6), st.integers(0, 2**62)
-)
-@settings(max_examples=30)
-def test_arrivals_do_not_depend_on_how_time_is_cut(cuts: list[int], seed: int) -> None:
-    """Any cuts of the same span give the same arrivals, sorted."""
-    edges = [CURVE.start_us - MICROS, *sorted(cuts), CURVE.end_us + MICROS]
-    pieces = [arrivals(CURVE, seed, a, b) for a, b in pairwise(edges)]
-    whole = arrivals(CURVE, seed, edges[0], edges[-1])
-    assert np.concatenate(pieces).tolist() == whole.tolist()
-    assert (np.diff(whole) >= 0).all()
-    assert np.concatenate(list(by_cell(CURVE, seed))).tolist() == whole.tolist()
-
-
-def test_a_curve_moved_in_time_has_the_same_arrivals_moved() -> None:
-    moved = CURVE.starting_at(CURVE.start_us + 123_456)
-    assert (arrivals(moved, 1, 0, moved.end_us) - 123_456).tolist() == arrivals(
-        CURVE, 1, 0, CURVE.end_us
-    ).tolist()
-
-
-def test_arrivals_follow_the_curve() -> None:
-    """100,000 expected: the count is within five standard deviations, in each interval none where the rate is 0."""
-    curve = RateCurve(0, MICROS, np.tile([100.0, 300.0, 0.0, 600.0], 100))
-    points = arrivals(curve, 3, 0, curve.end_us)
-    assert abs(len(points) - curve.expected) < 5 * curve.expected**0.5
-    counts = np.bincount(points // MICROS % 4, minlength=4)
-    assert counts[2] == 0
-    assert counts[1] / counts[0] == pytest.approx(3, rel=0.05)
-
-
-def test_another_seed_gives_other_arrivals() -> None:
-    assert arrivals(CURVE, 1, 0, CURVE.end_us).tolist() != arrivals(CURVE, 2, 0, CURVE.end_us).tolist()

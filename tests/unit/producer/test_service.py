@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from smartscale.clock import ManualClock
-from smartscale.producer.profiles import parse
+from smartscale.producer.scenario import load_of
 from smartscale.producer.service import Progress, run
 from smartscale.testing.fake_edge import FakeEdge
 
@@ -19,14 +19,7 @@ def edge() -> Iterator[FakeEdge]:
         yield edge
 
 
-LOAD = """
-duration_s = 2
-[[services]]
-name = "shop"
-[[phases]]
-kind = "constant"
-per_s = 100
-"""
+LOAD = load_of("{duration: 2s, services: [{name: shop, rate: 100}]}")
 
 
 class SteppingClock(ManualClock):
@@ -42,7 +35,7 @@ class SteppingClock(ManualClock):
 
 def test_a_load_is_played_to_its_end(edge: FakeEdge) -> None:
     """Two seconds of load at 100 a second: everything planned is sent and answered, on time."""
-    summary = run(parse(LOAD), edge.url, SteppingClock(10**15), threading.Event(), lambda progress: None)
+    summary = run(LOAD, edge.url, SteppingClock(10**15), threading.Event(), lambda progress: None)
     assert summary.complete
     assert summary.totals.sent == summary.totals.accepted == len(edge.received)
     assert 150 < summary.totals.sent < 250
@@ -53,7 +46,7 @@ def test_a_load_is_played_to_its_end(edge: FakeEdge) -> None:
 def test_a_stop_ends_it_before_its_end(edge: FakeEdge) -> None:
     stop = threading.Event()
     stop.set()
-    summary = run(parse(LOAD), edge.url, ManualClock(0), stop, lambda progress: None)
+    summary = run(LOAD, edge.url, ManualClock(0), stop, lambda progress: None)
     assert not summary.complete
     assert summary.totals.sent == 0
 
@@ -64,6 +57,6 @@ def test_falling_behind_is_told(edge: FakeEdge) -> None:
     seen: list[Progress] = []
     clock_leaps = threading.Timer(0.1, lambda: clock.advance(60))
     clock_leaps.start()
-    summary = run(parse(LOAD), edge.url, clock, threading.Event(), seen.append)
+    summary = run(LOAD, edge.url, clock, threading.Event(), seen.append)
     assert summary.complete
     assert 50 < summary.greatest_behind_s <= 60

@@ -6,7 +6,7 @@ from smartscale.records.forecasts import Incident
 from smartscale.supervisor.summary import Injected, judge
 
 SECOND = 1_000_000
-FAULT = Injected("shop", "error_spike", 100 * SECOND, 160 * SECOND)
+FAULT = Injected("shop", "error_spike", 100 * SECOND, 160 * SECOND, "fault")
 
 
 def state(class_: str, told_s: int, service: str = "shop", name: str = "i1") -> Incident:
