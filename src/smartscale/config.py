@@ -20,9 +20,20 @@ import msgspec
 
 from smartscale.errors import ConfigError
 
+_SECRET = frozenset({"user_key", "kafka"})
+"""Settings that no log line, error or traceback may show."""
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of settings."""
+    """A table of settings. Shown without its secrets."""
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        fields = msgspec.structs.asdict(self)
+        return [(name, "..." if name in _SECRET and value else value) for name, value in fields.items()]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
 
 
 class Topics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,6 +109,45 @@ class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     user_key: str = ""
     """Key of the hash that stands for a user (at most 64 bytes); the same for every process, kept secret. With the empty
     default a pseudonym can be found by trying names."""
+    tokens_file: str = ""
+    """Bearer tokens and tenants (`smartscale tokens create`), read again when it changes. Empty: whoever reaches the port
+    may send, as tenant `default`."""
+    quota_events_per_s: float = 0.0
+    """What a tenant may send on average, unless the tokens file says otherwise for it; 0: no bound."""
+    quota_bytes_per_s: float = 0.0
+    tenant_share: float = 0.5
+    """Part of the memory for waiting bodies that one tenant may hold where there are tokens, so that one tenant's flood
+    leaves room for the others."""
+    max_services: int = 10_000
+    """Different services of a tenant in `label_ttl_s`, each edge process for itself; events with more are refused. 0: no
+    bound."""
+    max_names: int = 50_000
+    """Different names of a tenant, each counted once for every service that uses it."""
+    label_ttl_s: float = 3600.0
+    """Real. A service or name not used for this long no longer counts; as long as `windows.key_ttl_s` by default."""
+    dead_letters_per_s: float = 20.0
+    """Refused events that are kept one by one in `dead-letters`, each second; of the others only the number is told."""
+    body_timeout_s: float = 30.0
+    """Real. How long a body may take to arrive, because it holds room that others want; half a minute for the largest body
+    is half a megabyte a second."""
+    header_timeout_s: float = 15.0
+    """Real. How long the head of a request may take to arrive, and how long a connection may be idle between two."""
+    max_header_bytes: int = 64 << 10
+    """Of a request's head; at least 8 KiB."""
+    max_connections: int = 1024
+    """Connections at a time; more wait in the listening socket. More than the senders of one edge keep open."""
+    tls_certificate: str = ""
+    """PEM file with the certificate chain; with it and its key the port speaks HTTPS alone."""
+    tls_key: str = ""
+    """PEM file with the certificate's key."""
+    tls_client_ca: str = ""
+    """PEM file with the authority whose certificates clients must show; empty: they need none."""
+    tls_min_version: str = "1.2"
+    """1.2 or 1.3: older ones are broken, and 1.2 is what many agents still speak."""
+    access_log: str = ""
+    """A file that gets one line a request; empty: none."""
+    access_log_format: str = "text"
+    """text or json."""
 
 
 class Combine(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -197,7 +247,7 @@ def load(
     return settings
 
 
-_RESERVED = frozenset({"CONFIG", "LIFELINE_FD", "SOAK", "SOAK_S", "TEST_KAFKA", "TEST_SEED"})
+_RESERVED = frozenset({"CONFIG", "LIFELINE_FD", "SOAK", "SOAK_S", "TEST_KAFKA", "TEST_SEED", "TOKEN"})
 """Variables with the prefix that are no settings."""
 
 
@@ -284,6 +334,34 @@ def _check(settings: Settings) -> None:
             "ingest.compression must be lz4, zstd or none",
         ),
         (len(settings.ingest.user_key.encode()) <= 64, "ingest.user_key must have at most 64 bytes"),
+        (
+            min(settings.ingest.quota_events_per_s, settings.ingest.quota_bytes_per_s) >= 0,
+            "ingest.quota_events_per_s and ingest.quota_bytes_per_s must not be negative; 0 means no bound",
+        ),
+        (0 < settings.ingest.tenant_share <= 1, "ingest.tenant_share must be above 0 and at most 1"),
+        (
+            min(settings.ingest.max_services, settings.ingest.max_names) >= 0 < settings.ingest.label_ttl_s,
+            "ingest.max_services and ingest.max_names must not be negative, ingest.label_ttl_s must be above 0",
+        ),
+        (
+            min(settings.ingest.body_timeout_s, settings.ingest.header_timeout_s) > 0,
+            "ingest.body_timeout_s and ingest.header_timeout_s must be above 0",
+        ),
+        (settings.ingest.max_header_bytes >= 8 << 10, "ingest.max_header_bytes must be at least 8192"),
+        (settings.ingest.max_connections >= 1, "ingest.max_connections must be at least 1"),
+        (
+            bool(settings.ingest.tls_certificate) == bool(settings.ingest.tls_key),
+            "ingest.tls_certificate and ingest.tls_key belong together: give both or none",
+        ),
+        (
+            bool(settings.ingest.tls_certificate) or not settings.ingest.tls_client_ca,
+            "ingest.tls_client_ca needs ingest.tls_certificate and ingest.tls_key",
+        ),
+        (settings.ingest.tls_min_version in ("1.2", "1.3"), "ingest.tls_min_version must be 1.2 or 1.3"),
+        (
+            settings.ingest.access_log_format in ("text", "json"),
+            "ingest.access_log_format must be text or json",
+        ),
         (settings.time.out_of_orderness_s >= 0, "time.out_of_orderness_s must not be negative"),
         (settings.time.allowed_lateness_s >= 0, "time.allowed_lateness_s must not be negative"),
         (all(s > 0 for s in settings.windows.tumbling_s), "windows.tumbling_s must be above 0"),

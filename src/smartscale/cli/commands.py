@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from smartscale.cli.dead_letters import dead_letters_cli
 from smartscale.cli.options import (
     ConfigOption,
     JsonOption,
@@ -24,6 +25,7 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
+from smartscale.cli.tokens import tokens_cli
 from smartscale.clock import Clock, WallClock
 from smartscale.errors import ConfigError, UserError
 from smartscale.stage import Context
@@ -39,6 +41,8 @@ cli = typer.Typer(
 )
 policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
 cli.add_typer(policy_cli, name="policy")
+cli.add_typer(tokens_cli, name="tokens")
+cli.add_typer(dead_letters_cli, name="dead-letters")
 
 ScenarioOption = Annotated[
     Path | None,

@@ -12,11 +12,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from smartscale import config
 from smartscale.clock import MICROS, Clock
-from smartscale.ingest import answers
+from smartscale.ingest import answers, encodings
 from smartscale.ingest.admission import Admission
 from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.batching import Parcel
-from smartscale.ingest.decode import Unsupported, decode
+from smartscale.ingest.cloudevents import HEADER_PREFIX
+from smartscale.ingest.decode import decode
+from smartscale.ingest.formats import FORMATS, Format, Unsupported, format_of
 from smartscale.ingest.identities import Identities, Recent
 from smartscale.ingest.writer import Job, Outcome
 from smartscale.records.events_json import Decoded, Limits, MalformedBody
@@ -89,10 +91,10 @@ class App:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
         path, method = str(scope["path"]), str(scope["method"])
-        if path == "/v1/events":
+        if path in FORMATS:
             if method != "POST":
                 return answers.problem(405, "send events with POST", allow="POST")
-            answer = await self._timely(_headers(scope), receive)
+            answer = await self._timely(path, _headers(scope), receive)
             if answer is not None:
                 self._metrics.requests.labels(str(answer.status)).inc()
             return answer
@@ -103,13 +105,13 @@ class App:
             return answers.problem(405, f"{path} is read with GET", allow="GET")
         return get()
 
-    async def _timely(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
+    async def _timely(self, path: str, headers: Mapping[str, str], receive: Receive) -> Answer | None:
         try:
-            return await self._post(headers, receive)
+            return await self._post(path, headers, receive)
         except TimeoutError:
             return answers.problem(408, f"the body did not arrive within {READ_S:g} s; send less at once")
 
-    async def _post(self, headers: Mapping[str, str], receive: Receive) -> Answer | None:
+    async def _post(self, path: str, headers: Mapping[str, str], receive: Receive) -> Answer | None:
         limit = self._settings.ingest.max_body_bytes
         length = headers.get("content-length", "")
         size = int(length) if length.isdigit() else limit
@@ -132,20 +134,28 @@ class App:
                 return answers.problem(
                     413, f"the body is longer than the limit of {limit:,} bytes; send less at once"
                 )
-            return await self._events(headers, body)
+            return await self._events(path, headers, body)
         finally:
             self._admission.free(size)
 
-    async def _events(self, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def _events(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         now_us = self._clock.now_us()
         latest_us = now_us + round(self._settings.time.max_future_s * MICROS)
         limits = Limits(now_us, latest_us, self._settings.ingest.max_event_bytes)
         try:
-            decoded, identities = decode(headers, body, limits)
+            form = format_of(path, headers)
         except Unsupported as error:
             return answers.problem(415, str(error))
-        except MalformedBody as error:
-            return answers.problem(400, str(error))
+        try:
+            encoding = headers.get("content-encoding", "")
+            body = encodings.unpacked(body, encoding, self._settings.ingest.max_body_bytes)
+            decoded, identities = decode(form, headers, body, limits)
+        except encodings.UnknownEncoding as error:
+            return form.problem(415, str(error), **{"accept-encoding": encodings.ACCEPTED})
+        except encodings.TooLong as error:
+            return form.problem(413, str(error))
+        except (encodings.Garbled, MalformedBody) as error:
+            return form.problem(400, str(error))
         most = self._settings.ingest.max_batch_events
         if decoded.count > most:
             return answers.problem(
@@ -157,7 +167,7 @@ class App:
             problem = await self._written(parcel)
             if problem is not None:
                 return problem
-        return self._verdicts(decoded, repeats)
+        return self._verdicts(form, decoded, repeats)
 
     async def _written(self, parcel: Parcel) -> Answer | None:
         """None once the events are durable, else why they are not."""
@@ -176,7 +186,7 @@ class App:
             503, f"the events could not be written, send them again with the same ids: {error}"
         )
 
-    def _verdicts(self, decoded: Decoded, repeats: Sequence[int]) -> Answer:
+    def _verdicts(self, form: Format, decoded: Decoded, repeats: Sequence[int]) -> Answer:
         verdicts = [Verdict(refusal.index, "refused", refusal.reason) for refusal in decoded.refused]
         verdicts += [
             Verdict(decoded.indexes[place], "duplicate", "an event with this id is already in the log")
@@ -187,7 +197,7 @@ class App:
         if repeats:
             self._metrics.events.labels("duplicate", "").inc(len(repeats))
         verdicts.sort(key=lambda verdict: verdict.index)
-        return answers.result(len(decoded.events) - len(repeats), verdicts)
+        return form.result(len(decoded.events) - len(repeats), verdicts)
 
     def _healthz(self) -> Answer:
         return _state(*self._health.is_healthy)
@@ -223,6 +233,7 @@ def _parcel(decoded: Decoded, identities: Identities, repeats: Sequence[int]) ->
     return Parcel(events, decoded.times_us[fresh], identities.take(fresh))
 
 
+_CE: Final = HEADER_PREFIX.encode()
 _READ: Final = frozenset({b"content-type", b"content-length", b"content-encoding", b"idempotency-key"})
 
 
@@ -230,7 +241,11 @@ def _headers(scope: Scope) -> dict[str, str]:
     """The headers the edge looks at; ASGI gives names in lower case."""
     pairs = scope["headers"]
     assert isinstance(pairs, Sequence)
-    return {name.decode(): value.decode("latin-1") for name, value in pairs if name in _READ}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in pairs
+        if name in _READ or name.startswith(_CE)
+    }
 
 
 _DISCARD: Final = 64 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 
@@ -165,13 +166,35 @@ def test_other_media_types_and_encodings_are_told_what_is_read() -> None:
     status, _, answer = ask(Edge(), {"service": "a"}, content_type="text/csv")
     assert status == 415
     assert "application/x-ndjson" in str(answer["detail"])
-    assert ask(Edge(), {"service": "a"}, content_encoding="gzip")[0] == 415
+    status, headers, _ = ask(Edge(), {"service": "a"}, content_encoding="br")
+    assert (status, headers["accept-encoding"]) == (415, "gzip, zstd")
     assert (
         ask(Edge(), b'{"service":"a"}\n{"service":"b"}', content_type="application/x-ndjson; charset=utf-8")[
             0
         ]
         == 200
     )
+
+
+def test_a_packed_body_is_unpacked_and_held_to_the_limit() -> None:
+    body = gzip.compress(json.dumps([{"service": "a"}] * 100).encode())
+    assert ask(Edge(), body, content_encoding="gzip")[2]["accepted"] == 100
+    assert ask(Edge(max_body_bytes=1000), body, content_encoding="gzip")[0] == 413
+    assert ask(Edge(), body[:-1], content_encoding="gzip")[0] == 400
+
+
+def test_a_cloudevent_may_come_in_headers() -> None:
+    """Binary content mode: whatever the media type of the data is."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": "1",
+        "ce_source": "/s",
+        "ce_type": "t",
+        "content_type": "text/csv",
+    }
+    edge = Edge()
+    assert ask(edge, b"a;b", **headers)[2]["accepted"] == 1
+    assert edge.jobs[0].parcel.events[0].service == "/s"
 
 
 def test_too_much_at_once_is_refused_before_it_is_read() -> None:
