@@ -22,7 +22,7 @@ from prometheus_client import ProcessCollector
 from smartscale.clock import Anchor, Clock, ScaledClock, WallClock, monotonic_s
 from smartscale.config import Settings
 from smartscale.errors import ConfigError, RetryableError, SmartScaleError, UserError
-from smartscale.log import open_log
+from smartscale.log import layout, open_log
 from smartscale.log.port import Log, Message, TopicPartition
 from smartscale.log.topics import specs
 from smartscale.records import schema, topics
@@ -68,13 +68,22 @@ def opened(settings: Settings) -> Log:
 def prepare(event_log: Log, settings: Settings) -> None:
     """Create and verify every topic, and wait until they can be used (a new topic on Kafka has no leader yet).
 
-    Raises ``TopicMismatch``, or ``RetryableError`` if the log cannot be reached."""
-    event_log.create(specs(settings))
+    ``topics.events`` is the least number of partitions: ``events`` may have been given more. Whoever finds that it has
+    grown makes the edges spread ids over all of it. Raises ``TopicMismatch``, or ``RetryableError`` if the log cannot be
+    reached."""
+    there = event_log.topics().get(topics.EVENTS)
+    event_log.create(specs(settings, at_least=there.partitions if there else 0))
     began_s = monotonic_s()
     while True:
         try:
             for name, spec in event_log.topics().items():
                 event_log.bounds([TopicPartition(name, p) for p in range(spec.partitions)])
+            if (grown := layout.agree(event_log)) is not None and grown.before:
+                log.info(
+                    "ids are spread over %d partitions of events from now on, not %d",
+                    grown.partitions,
+                    grown.before,
+                )
             return
         except RetryableError as error:
             if monotonic_s() - began_s > PATIENCE_S:

@@ -1,7 +1,8 @@
-"""Every event that was taken is in the final windows once, whichever stage is killed, whenever.
+"""Every event that was taken is in the final windows once, whatever befalls the processes and the brokers, whenever.
 
-Real processes, kill -9 at random moments, on both logs at the same time; each log's run is made once and looked at by
-several tests. Combine and window run twice each, so that partitions also move between members that live.
+Real processes on both logs at the same time; each log's run is made once and looked at by several tests. One to four
+combines and windows join, leave, are killed (-9) and stalled beyond their session, so that partitions move all the time; on
+a Kafka of three brokers, brokers are killed too. The faults are data that the seed makes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,21 +22,35 @@ import pytest
 from smartscale.config import Settings
 from smartscale.log.port import Message, Record
 from smartscale.records import partials, topics
-from smartscale.testing.kafka_broker import KafkaBroker
-from smartscale.testing.killing import Run, copied, faults, recount, run_under_kills
+from smartscale.testing.kafka_broker import KafkaCluster
+from smartscale.testing.killing import (
+    MEMBERS,
+    Fault,
+    Run,
+    broker_kills,
+    copied,
+    faults,
+    kills,
+    membership,
+    recount,
+    run_under_faults,
+)
 from smartscale.testing.memory_log import MemoryLog
-from smartscale.testing.processes import STAGES, Pipeline, balance
+from smartscale.testing.processes import Pipeline, balance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PROCESSES = (*STAGES, "combine-1", "window-1")
-DURATION_S = 180.0
-KILLS_EACH = 5
+MOVING = ("combine", "window")
+"""Stages that have one to four members."""
+OTHERS = {"sqlite": ("ingest", "ml", "control"), "kafka": ("ingest",)}
+"""What else runs and is killed: on Kafka no more than the three brokers leave room for."""
+DURATION_S = 190.0
+KILLS_EACH = 4
 RATE_PER_S = 500
 SETTINGS = {
     "topics.retention_bytes": 0,  # the oracle and the ledger need every record
-    # Longer than a killed edge, the clients' retries and a combiner's successor take together (about 10 s at worst).
-    "time.allowed_lateness_s": 25.0,
+    # Longer than a killed edge, a killed broker, the clients' retries and a combiner's successor take together.
+    "time.allowed_lateness_s": 40.0,
     "windows.histogram_from_s": 10.0,  # every tumbling window is compared slot by slot
 }
 TOPICS = (topics.EVENTS, topics.PARTIALS, topics.METRICS, topics.DEAD_LETTERS)
@@ -50,9 +66,22 @@ class Settled:
     folder: Path
 
 
-def settle(address: str, folder: Path, seed: int) -> Settled:
-    with Pipeline(address, folder, SETTINGS, PROCESSES) as pipeline:
-        run = run_under_kills(pipeline, seed, DURATION_S, RATE_PER_S, KILLS_EACH)
+def planned(adapter: str, seed: int) -> list[Fault]:
+    """What happens on this log under this seed."""
+    chance = random.Random(seed)
+    planned = kills(chance, OTHERS[adapter], DURATION_S, KILLS_EACH)
+    for stage in MOVING:
+        planned += membership(chance, stage, DURATION_S)
+    return planned + (broker_kills(chance, 3, DURATION_S) if adapter == "kafka" else [])
+
+
+def settle(adapter: str, folder: Path, seed: int) -> Settled:
+    stages = (*OTHERS[adapter], *(stage + member for stage in MOVING for member in MEMBERS))
+    with ExitStack() as stack:
+        cluster = stack.enter_context(KafkaCluster()) if adapter == "kafka" else None
+        pipeline = Pipeline(cluster.url if cluster else f"sqlite:{folder}/log.db", folder, SETTINGS, stages)
+        stack.callback(pipeline.close)
+        run = run_under_faults(pipeline, seed, DURATION_S, RATE_PER_S, planned(adapter, seed), cluster)
         with pipeline.log() as log:
             return Settled(run, copied(log, pipeline.settings, TOPICS), pipeline.settings, folder)
 
@@ -69,14 +98,11 @@ def runs(
     }
     seed = int(os.environ.get("SMARTSCALE_TEST_SEED") or random.randrange(1 << 30))
     sys.stderr.write(f"\nSMARTSCALE_TEST_SEED={seed} repeats the load and the kills\n")
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(2))
-        futures = {}
-        for adapter in sorted(chosen):
-            folder = tmp_path_factory.mktemp(f"exactly-once-{adapter}")
-            url = stack.enter_context(KafkaBroker()).url if adapter == "kafka" else f"sqlite:{folder}/log.db"
-            futures[adapter] = pool.submit(settle, url, folder, seed)
-        yield futures
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            adapter: pool.submit(settle, adapter, tmp_path_factory.mktemp(f"exactly-once-{adapter}"), seed)
+            for adapter in sorted(chosen)
+        }
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -89,16 +115,31 @@ def settled(runs: dict[str, Future[Settled]], adapter: str) -> Settled:
     return runs[adapter].result()
 
 
-def test_every_final_window_equals_the_oracle_after_every_stage_was_killed_five_times(
+def test_every_final_window_equals_the_oracle_under_joins_kills_stalls_and_broker_kills(
     settled: Settled,
 ) -> None:
     """Count, errors and histogram of every key and tumbling window; each final once; the books balance to 0."""
     run = settled.run
-    assert all(run.kills[stage] >= KILLS_EACH for stage in PROCESSES)
     assert all(answer in ("accepted", "duplicate") for _, answer in run.answers)
     assert len(run.events) > DURATION_S * RATE_PER_S * 0.99
     wrong = faults(settled.log, settled.settings, run.events)
-    assert not wrong, f"seed {run.seed}: {len(wrong)} faults, first {wrong[:10]}; {run.complaints}"
+    assert not wrong, (
+        f"seed {run.seed}: {len(wrong)} faults, first {wrong[:10]}; {run.happened}; {run.complaints}"
+    )
+
+
+def test_all_that_was_planned_befell_the_processes(settled: Settled, adapter: str) -> None:
+    """Each stage had one to four members, four stalls and eight kills; brokers died and came back."""
+    happened: Counter[tuple[str, str]] = Counter()
+    for (what, name), times in settled.run.happened.items():
+        happened[what, name.split("-")[0]] += times
+    for stage in MOVING:
+        assert happened["stall", stage] == happened["wake", stage] == len(MEMBERS)
+        assert happened["kill", stage] == 2 * len(MEMBERS)
+        assert happened["join", stage] + happened["leave", stage] >= 3
+    assert all(happened["kill", name] == KILLS_EACH for name in OTHERS[adapter])
+    brokers = sum(times for (what, _), times in happened.items() if what == "broker start")
+    assert brokers == (2 if adapter == "kafka" else 0)
 
 
 def test_the_edge_was_really_cut_off_and_repeats_reached_the_log(settled: Settled) -> None:
@@ -108,7 +149,7 @@ def test_the_edge_was_really_cut_off_and_repeats_reached_the_log(settled: Settle
 
 
 def test_no_stage_ended_by_itself(settled: Settled) -> None:
-    """A killed process's successor takes over without either of them failing."""
+    """A killed process's successor takes over without either of them failing, and a stalled one joins again."""
     assert not settled.run.ended, settled.run.complaints
 
 

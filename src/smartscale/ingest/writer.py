@@ -19,6 +19,7 @@ from smartscale.clock import Clock, monotonic_s
 from smartscale.errors import FatalLogError, SmartScaleError, UnknownTopic
 from smartscale.ingest.admission import Ticket
 from smartscale.ingest.batching import Packed, Packing, Parcel, pack
+from smartscale.log.layout import Spread
 from smartscale.log.port import Log, Message, Publisher
 from smartscale.records import schema, topics
 from smartscale.records.events import Heartbeat
@@ -68,6 +69,9 @@ class Writer(threading.Thread):
         self._ended = False
         self._publisher: Publisher | None = None
         self._partitions = 0
+        """Over which ids are spread; ``events`` may have more by now, which get heartbeats."""
+        self._beaten = 0
+        self._spread = Spread(log)
         self._turn = 0
 
     def put(self, job: Job) -> None:
@@ -103,6 +107,7 @@ class Writer(threading.Thread):
         finally:
             if self._publisher is not None:
                 self._publisher.close()
+            self._spread.close()
             with self._changed:
                 left, self._jobs = list(self._jobs), deque()
                 self._ended = True
@@ -147,7 +152,7 @@ class Writer(threading.Thread):
         try:
             publisher = self._connected(refresh=heartbeat is not None)
             packed = self._packed(jobs)
-            beats = [] if heartbeat is None else _heartbeats(heartbeat, self._partitions)
+            beats = [] if heartbeat is None else _heartbeats(heartbeat, self._beaten)
             with self._metrics.append_seconds.time():
                 answers = publisher.append([record.message for record in packed] + beats)
         except FatalLogError:
@@ -176,7 +181,8 @@ class Writer(threading.Thread):
             found = self._log.topics().get(topics.EVENTS)
             if found is None:
                 raise UnknownTopic("the log has no topic 'events' yet: run `smartscale topics`")
-            self._partitions = found.partitions
+            self._beaten = found.partitions
+            self._partitions = self._spread.partitions() or found.partitions
         if self._publisher is None:
             self._publisher = self._log.publisher()
         return self._publisher

@@ -11,7 +11,7 @@ from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, re
 from smartscale.records import schema, topics
 from smartscale.stream.windows import windows_of
 
-FORMAT = 1
+FORMAT = 2
 """Of ``Books``: raise it with every change, and books kept in an older format are kept anew from the log."""
 
 _KEY = b"books"

@@ -7,9 +7,10 @@ from smartscale.log.port import TopicSpec
 from smartscale.records import topics
 
 
-def specs(settings: config.Settings) -> list[TopicSpec]:
-    """Every topic with its partitions and retention."""
-    wide, keyed, kept = settings.topics.events, settings.topics.partials, settings.topics.retention_bytes
+def specs(settings: config.Settings, at_least: int = 0) -> list[TopicSpec]:
+    """Every topic with its partitions and retention; ``events`` with ``at_least`` so many partitions."""
+    wide, keyed = max(settings.topics.events, at_least), settings.topics.partials
+    kept = settings.topics.retention_bytes
     return [
         TopicSpec(topics.EVENTS, wide, kept),
         TopicSpec(topics.PARTIALS, keyed, kept),
@@ -22,4 +23,5 @@ def specs(settings: config.Settings) -> list[TopicSpec]:
         TopicSpec(topics.ML_STATE, keyed, compacted=True),
         TopicSpec(topics.LEDGER, 1, compacted=True),
         TopicSpec(topics.CLOCK, 1),
+        TopicSpec(topics.LAYOUT, 1, compacted=True),
     ]

@@ -34,12 +34,13 @@ _PARTIALS = _Kind(
     columns=partials.SCHEMA,
     also="The Arrow schema's metadata holds the envelope under `smartscale`.",
 )
+_GROWTH = _Kind(schema.GROWTH, events.Growth)
 _DEAD_LETTER = _Kind(schema.DEAD_LETTER, dead_letters.DeadLetter)
 
 _TOPICS: dict[str, tuple[str, list[_Kind]]] = {
     topics.EVENTS: (
-        "Events in columns, and the edge's heartbeats.",
-        [_EVENTS, _Kind(schema.HEARTBEAT, events.Heartbeat)],
+        "Events in columns, the edge's heartbeats, and a mark where the topic has grown.",
+        [_EVENTS, _Kind(schema.HEARTBEAT, events.Heartbeat), _GROWTH],
     ),
     topics.PARTIALS: (
         "Aggregates by key and pane; one record to every partition from each combine transaction.",
@@ -65,6 +66,10 @@ _TOPICS: dict[str, tuple[str, list[_Kind]]] = {
     topics.LIVE_KEYS: (
         "Compacted: keys that get windows of count zero.",
         [_Kind(schema.LIVE_KEY, metrics.LiveKey)],
+    ),
+    topics.LAYOUT: (
+        "Compacted: over how many partitions of `events` the edges spread ids; the record of key `events` counts.",
+        [_GROWTH],
     ),
     topics.CLOCK: ("The anchor of a scaled clock: the first record counts.", [_Kind(schema.ANCHOR, Anchor)]),
 }

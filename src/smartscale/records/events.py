@@ -62,6 +62,16 @@ class Heartbeat(msgspec.Struct, frozen=True):
     leaving: bool = False
 
 
+class Growth(msgspec.Struct, frozen=True):
+    """A mark in every partition of ``events``, and the agreement in ``layout``, written in one transaction.
+
+    Events with ids behind the mark belong to the partition ``hash % partitions``, those before it to ``hash % before``.
+    Edges spread ids by the last agreement. ``before`` is 0 in the first one of a log, which sets no marks."""
+
+    before: int
+    partitions: int
+
+
 def encode(batch: pa.RecordBatch, compression: Literal["lz4", "zstd"] | None = "lz4") -> bytes:
     """The value of an ``events`` record for a batch of ``SCHEMA``. ``compression``: "lz4", "zstd" or None."""
     sink = pa.BufferOutputStream()

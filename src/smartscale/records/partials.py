@@ -43,8 +43,9 @@ SCHEMA: Final = pa.schema(
 class InputRange(msgspec.Struct, frozen=True):
     """What one transaction read of one input partition: offsets ``[first, end)`` and where their events went.
 
-    ``read = sum(rows) + duplicates + dead``, where ``rows[p]`` counts the events in rows of ``partials``
-    partition p. ``end`` is the committed position after the transaction."""
+    ``read = sum(rows) + duplicates + dead + moved``, where ``rows[p]`` counts the events in rows of ``partials``
+    partition p. ``moved`` events were written on to another partition of the input, where their id belongs. ``end`` is the
+    committed position after the transaction."""
 
     topic: str
     partition: int
@@ -54,6 +55,7 @@ class InputRange(msgspec.Struct, frozen=True):
     duplicates: int
     dead: int
     rows: list[int]
+    moved: int = 0
 
 
 class SourceWatermark(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ SCHEMA: Final = "schema"
 
 EVENTS: Final = "events/1"
 HEARTBEAT: Final = "heartbeat/1"
+GROWTH: Final = "growth/1"
 PARTIALS: Final = "partials/1"
 METRIC: Final = "metric/1"
 PROGRESS: Final = "progress/1"
@@ -30,7 +31,7 @@ SNAPSHOT: Final = "snapshot/1"
 
 READABLE: Final = frozenset(
     {
-        EVENTS, HEARTBEAT, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, DECISION, OWNER, DEAD_LETTER,
+        EVENTS, HEARTBEAT, GROWTH, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, DECISION, OWNER, DEAD_LETTER,
         LIVE_KEY, ANCHOR, SNAPSHOT,
     }
 )  # fmt: skip

@@ -1,4 +1,7 @@
-"""The pipeline under load while its stages are killed at random: what went in, what came out."""
+"""The pipeline under load while its processes join, leave, are killed and stalled, and brokers too: what went in, what came
+out.
+
+What happens when is data that a seed makes (``Fault``), so a run can be repeated as far as real processes can."""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from smartscale.clock import MICROS, ManualClock, WallClock, monotonic_s
 from smartscale.config import Settings
@@ -17,28 +21,84 @@ from smartscale.stage import Context
 from smartscale.stream.window import service as window
 from smartscale.telemetry.health import Health
 from smartscale.testing import oracle
+from smartscale.testing.kafka_broker import KafkaCluster
 from smartscale.testing.memory_log import MemoryLog
 from smartscale.testing.oracle import Event
 from smartscale.testing.posting import Poster, steady_load
 from smartscale.testing.processes import Pipeline, balance, metric_rows, wait_until
 
 _MARGIN_S = 5.0
-"""Real. Nobody is killed this close to the beginning and the end of the load."""
+"""Real. Nothing happens this close to the beginning and the end of the load."""
 _WAIT_S = 180.0
 """Real. Longest wait for the last answer and for the last final window."""
+STALL_S: Final = 13.0
+"""Real. Longer than a member's session or lease (6 s in tests) and than a transaction may take on Kafka (10 s)."""
+BROKER_AWAY_S: Final = 10.0
+"""Real. How long a killed broker stays away: a new leader is chosen within 3 s."""
+MEMBERS: Final = ("", "-1", "-2", "-3")
 _MINUTE_US = 60 * MICROS
+
+
+class Fault(NamedTuple):
+    """At ``after_s`` (real, after the load's start), ``what`` befalls ``name``, a process or the number of a broker:
+    ``kill`` (-9, started again at once), ``stall`` (SIGSTOP) until ``wake`` (SIGCONT), ``leave`` (SIGTERM, stays away),
+    ``join``, ``broker kill`` until ``broker start``."""
+
+    after_s: float
+    what: str
+    name: str
+
+
+def kills(chance: random.Random, names: Sequence[str], duration_s: float, each: int) -> list[Fault]:
+    """Each of these is killed once at a random moment of each of ``each`` equal spans."""
+    span_s = (duration_s - 2 * _MARGIN_S) / each
+    return [
+        Fault(_MARGIN_S + (k + chance.random()) * span_s, "kill", name) for name in names for k in range(each)
+    ]
+
+
+def membership(chance: random.Random, stage: str, duration_s: float) -> list[Fault]:
+    """The stage has one, two, three and four members, each number for a quarter of the time, in random order: they join
+    (the first ones at 0) and leave; in each quarter two are killed and one is stalled until its partitions have moved."""
+    quarter_s = (duration_s - 2 * _MARGIN_S) / len(MEMBERS)
+    found: list[Fault] = []
+    running: list[str] = []
+    for k, count in enumerate(chance.sample(range(1, len(MEMBERS) + 1), len(MEMBERS))):
+        start_s = 0.0 if k == 0 else _MARGIN_S + (k + chance.uniform(0, 0.05)) * quarter_s
+        wanted = [stage + member for member in chance.sample(MEMBERS, count)]
+        found += [Fault(start_s, "join", name) for name in wanted if name not in running]
+        found += [Fault(start_s, "leave", name) for name in running if name not in wanted]
+        running = wanted
+        middle_s = _MARGIN_S + (k + chance.uniform(0.4, 0.45)) * quarter_s
+        stalled = chance.choice(wanted)
+        found += [Fault(middle_s, "stall", stalled), Fault(middle_s + STALL_S, "wake", stalled)]
+        for early, late in ((0.1, 0.35), (0.85, 0.95)):
+            at_s = _MARGIN_S + (k + chance.uniform(early, late)) * quarter_s
+            found.append(Fault(at_s, "kill", chance.choice(wanted)))
+    return found
+
+
+def broker_kills(chance: random.Random, brokers: int, duration_s: float, times: int = 2) -> list[Fault]:
+    """One broker after the other is killed and comes back, spread over the time."""
+    span_s = (duration_s - 2 * _MARGIN_S) / times
+    found = []
+    for k in range(times):
+        at_s, broker = _MARGIN_S + (k + chance.uniform(0.2, 0.6)) * span_s, str(chance.randrange(brokers))
+        found += [Fault(at_s, "broker kill", broker), Fault(at_s + BROKER_AWAY_S, "broker start", broker)]
+    return found
 
 
 @dataclass(slots=True)
 class Run:
-    """A run under kills. ``answers`` is the sender's own list."""
+    """A run under faults. ``answers`` is the sender's own list."""
 
     seed: int
     answers: list[tuple[Event, str]]
     retries: int
-    kills: Counter[str] = field(default_factory=Counter)
+    happened: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often (what, name)."""
     ended: list[tuple[str, int]] = field(default_factory=list)
-    """Stages that ended by themselves, with their exit codes."""
+    """Stages that ended by themselves, with their exit codes; they were started again."""
     complaints: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -48,22 +108,61 @@ class Run:
         return list(taken.values())
 
 
-def kill_times(
-    chance: random.Random, stages: Sequence[str], duration_s: float, each: int
-) -> list[tuple[float, str]]:
-    """When to kill whom: every stage once at a random moment of each of ``each`` equal spans."""
-    span_s = (duration_s - 2 * _MARGIN_S) / each
-    return sorted(
-        (_MARGIN_S + (k + chance.random()) * span_s, stage) for stage in stages for k in range(each)
-    )
+class _Faults:
+    """Carries faults out. ``running`` are the processes that are meant to run; one that has ended is started again."""
+
+    def __init__(self, pipeline: Pipeline, cluster: KafkaCluster | None, run: Run, running: set[str]) -> None:
+        self._pipeline, self._cluster, self._run, self._running = pipeline, cluster, run, running
+        self._stalled: set[str] = set()
+
+    def revive(self) -> None:
+        for name, code in self._pipeline.ended().items():
+            self._run.ended.append((name, code))
+            self._pipeline.start(name)
+
+    def do(self, fault: Fault) -> None:
+        self.revive()
+        name = fault.name
+        match fault.what:
+            case "kill":
+                self._pipeline.kill(name)
+                self._pipeline.start(name)
+                self._stalled.discard(name)
+            case "stall":
+                self._pipeline.stall(name)
+                self._stalled.add(name)
+            case "wake" if name in self._stalled:
+                self._pipeline.wake(name)
+                self._stalled.discard(name)
+            case "leave":
+                self._pipeline.terminate(name)
+                self._running.discard(name)
+            case "join":
+                self._pipeline.start(name)
+                self._running.add(name)
+            case "broker kill" if self._cluster is not None:
+                self._cluster.brokers[int(name)].kill()
+            case "broker start" if self._cluster is not None:
+                self._cluster.brokers[int(name)].start()
+        self._run.happened[fault.what, name] += 1
 
 
-def run_under_kills(
-    pipeline: Pipeline, seed: int, duration_s: float, rate_per_s: int, kills_each: int
+def run_under_faults(
+    pipeline: Pipeline,
+    seed: int,
+    duration_s: float,
+    rate_per_s: int,
+    faults: Sequence[Fault],
+    cluster: KafkaCluster | None = None,
 ) -> Run:
     """Send events for ``duration_s`` or a little longer (the load ends with a minute, so that its windows close soon),
-    kill every stage ``kills_each`` times meanwhile and start it again at once; wait until all windows are final."""
-    chance = random.Random(seed)
+    while the faults happen; wait until all windows are final. Processes that join at 0 or never run from the start."""
+    later = {f.name for f in faults if f.what == "join"}
+    running = {f.name for f in faults if f.what == "join" and f.after_s == 0}
+    running |= set(pipeline.stages) - later
+    pipeline.prepare()
+    pipeline.start(*sorted(running))
+    pipeline.wait_ready(*sorted(running))
     start_s, start_us = monotonic_s() + 0.5, WallClock().now_us() + MICROS // 2
     end_us = -(-(start_us + round(duration_s * MICROS)) // _MINUTE_US) * _MINUTE_US
     duration_s = (end_us - start_us) / MICROS
@@ -71,31 +170,23 @@ def run_under_kills(
     poster = Poster(pipeline.url, connections=16)
     poster.start(steady_load(seed, start_us, start_s, duration_s, rate_per_s, bound_s))
     run = Run(seed, poster.answers, 0)
-    pause = threading.Event()
-
-    def revive() -> None:
-        for name, code in pipeline.ended().items():
-            run.ended.append((name, code))
-            pipeline.start(name)
-
+    carried_out, pause = _Faults(pipeline, cluster, run, running), threading.Event()
     try:
-        for after_s, name in kill_times(chance, pipeline.stages, duration_s, kills_each):
-            while (left_s := start_s + after_s - monotonic_s()) > 0:
-                revive()
+        for fault in sorted(f for f in faults if f.after_s > 0):
+            while (left_s := start_s + fault.after_s - monotonic_s()) > 0:
+                carried_out.revive()
                 pause.wait(min(left_s, 0.2))
-            revive()
-            pipeline.kill(name)
-            pipeline.start(name)
-            run.kills[name] += 1
+            carried_out.do(fault)
         while not poster.join(0.5):
-            revive()
+            carried_out.revive()
             if monotonic_s() > start_s + duration_s + _WAIT_S:
                 raise AssertionError(
                     f"seed {seed}: batches still wait for their answer; {pipeline.complaints()}"
                 )
     finally:
         poster.stop()
-    pipeline.wait_ready()
+    carried_out.revive()
+    pipeline.wait_ready(*sorted(running))
     pipeline.wait_final(end_us, _WAIT_S)
     run.retries, run.complaints = poster.retries, pipeline.complaints()
     return run

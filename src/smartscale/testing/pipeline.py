@@ -147,9 +147,10 @@ class Pipeline:
             if polled.assigned or polled.revoked:
                 combine_service.reassign(self._context("combine"), worker, combiner, polled)
                 return True
-            for record in polled.records:
-                combiner.take(record, self.clock.now_us())
+            context = self._context("combine")
+            combine_service.take_all(context, combiner, polled.records, self.clock.now_us())
             combiner.at_end(polled.ends, self.clock.now_us(), self.wall_ms())
+            combine_service.await_moved(self.log, combiner)
             if not combiner.has_news:
                 return bool(polled.records)
             known = self.log.topics()

@@ -172,6 +172,14 @@ class Pipeline:
         process.send_signal(signal.SIGTERM)
         return process.wait(timeout_s)
 
+    def stall(self, name: str) -> None:
+        """Stop it in its tracks (SIGSTOP) until ``wake``: its connections stay open and nothing answers."""
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        """Let it go on where it was."""
+        self._running[name].send_signal(signal.SIGCONT)
+
     def ended(self) -> dict[str, int]:
         """Exit codes of stages that have ended by themselves; they are forgotten, ``start`` starts them again."""
         gone = {name: code for name, p in self._running.items() if (code := p.poll()) is not None}
@@ -233,6 +241,7 @@ class Pipeline:
         """Stop what still runs: in order, then by force."""
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # one that a test has stalled
         for process in self._running.values():
             try:
                 process.wait(20)

@@ -6,6 +6,9 @@ Invariants
 - Every event read is in exactly one place: a row of partials, a duplicate, or dead. ``InputRange`` says how many of each,
   per input partition, and the ranges of consecutive transactions touch.
 - A source's watermark never falls: it is committed with its position, and resumed from there.
+- Where ``events`` has grown, an id belongs to another partition behind the mark (``events.Growth``) than before it. Ids that
+  came before it are then known at both; an event that an edge wrote to its old partition behind the mark is moved to the new
+  one, in the same transaction. Until it has been read there, the old one's watermark holds, so that it is not late.
 - A partition that was just assigned is first **replayed**: the deduplication window before its committed position is read
   again (identities and heartbeats only), nothing is counted.
 """
@@ -13,7 +16,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -37,6 +40,12 @@ class Resume(msgspec.Struct, frozen=True):
     provisional_us: int = 0
     written_ms: int = 0
     """Wall-clock time of the last record before the position: the deduplication window is counted back from it."""
+    growth: events.Growth | None = None
+    """The last mark before the position: over how many partitions ids are spread from there on."""
+    grown_ms: int = 0
+    """When that mark was written."""
+    moved_to: frozenset[int] = frozenset()
+    """Partitions that events were moved to and may not have been read of; the watermark holds until they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class _Account:
     read: int = 0
     duplicates: int = 0
     dead: int = 0
+    moved: int = 0
 
 
 @dataclass(slots=True)
@@ -72,7 +82,18 @@ class _Input:
     source: watermark.Source
     account: _Account
     written_ms: int = 0
+    growth: events.Growth | None = None
+    grown_ms: int = 0
+    moved_to: frozenset[int] = frozenset()
+    held: tuple[int, int] = (0, 0)
+    """The watermark and the provisional one committed last: told again while moved events have not been read."""
     told: watermark.Source | None = None
+
+    def telling(self) -> watermark.Source:
+        """The source as others may know it."""
+        if not self.moved_to:
+            return self.source
+        return replace(self.source, watermark_us=self.held[0], provisional_us=self.held[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +131,13 @@ class Combiner:
         self._keep: list[np.ndarray] = []
         self._origin: list[TopicPartition] = []
         self._dead: list[dead_letters.DeadLetter] = []
+        self._moved: list[Message] = []
         self._partition_of: dict[tuple[str, str], int] = {}
         self.pending_bytes = 0
+        self.has_grown = False
+        """Whether the open transaction has read the mark of a growth."""
+        self.awaited: dict[TopicPartition, int] | None = None
+        """How far partitions must have been read for moved events to be counted; None: the caller has to find out."""
 
     def assign(self, at: TopicPartition, committed: Position | None) -> Resume | None:
         """Own a partition from now on. Returns where it stood, None if nobody has read it yet."""
@@ -130,8 +156,32 @@ class Combiner:
             source=source,
             account=_Account(start, start),
             written_ms=resume.written_ms if resume else 0,
+            growth=resume.growth if resume else None,
+            grown_ms=resume.grown_ms if resume else 0,
+            moved_to=resume.moved_to if resume else frozenset(),
+            held=(source.watermark_us, source.provisional_us),
         )
+        if self._inputs[at].moved_to:
+            self.awaited = None
         return resume
+
+    def knows_from(self, at: TopicPartition) -> tuple[events.Growth, int] | None:
+        """The growth, and since when in wall-clock ms, whose ids from before this partition must know (``know``): its mark
+        has been read and the deduplication window has not passed since. None if there is none."""
+        one = self._inputs[at]
+        since_ms = one.grown_ms - round(self.settings.dedup.window_s * 1000)
+        if one.growth is None or one.written_ms > one.grown_ms + _MEMORY * (one.grown_ms - since_ms):
+            return None
+        return one.growth, since_ms
+
+    def know(self, at: TopicPartition, identities: np.ndarray, written_ms: int) -> None:
+        """Identities, shape (n, 2), that came to another partition before ``events`` grew; those that belong to the owned
+        partition ``at`` now are repeats there from now on."""
+        one = self._inputs[at]
+        assert one.growth is not None
+        one.seen.know(
+            identities[identities[:, 0] % np.uint64(one.growth.partitions) == at.partition], written_ms
+        )
 
     def drop(self, lost: Iterable[TopicPartition]) -> None:
         """Forget partitions, and with them whatever of the open transaction was read: it must be rewound."""
@@ -142,8 +192,26 @@ class Combiner:
     def owned(self) -> frozenset[TopicPartition]:
         return frozenset(self._inputs)
 
-    def take(self, record: Record, now_us: int) -> None:
-        """Read one record into the open transaction."""
+    @property
+    def has_moved(self) -> bool:
+        """Whether the open transaction moves events to other partitions."""
+        return bool(self._moved)
+
+    @property
+    def moved_to(self) -> frozenset[TopicPartition]:
+        """Where events were moved to in committed transactions and have not been seen to be read."""
+        return frozenset(
+            TopicPartition(at.topic, p) for at, one in self._inputs.items() for p in one.moved_to
+        )
+
+    def arrived(self) -> None:
+        """All that was moved has been read where it went to."""
+        for one in self._inputs.values():
+            one.moved_to = frozenset()
+
+    def take(self, record: Record, now_us: int) -> bool:
+        """Read one record into the open transaction. True: it was the mark of a growth; before the next record of that
+        partition is taken, it must be told what ``knows_from`` asks for."""
         one = self._inputs[record.at]
         replay = record.offset < one.resume_at
         limits = self.settings.time
@@ -157,12 +225,20 @@ class Combiner:
                 beat = msgspec.json.decode(record.value, type=events.Heartbeat)
                 heard = watermark.on_heartbeat(one.source, beat, record.timestamp_ms, limits)
                 one.source = watermark.replayed(one.source, heard) if replay else heard
-                return
+                return False
+            if kind == schema.GROWTH:
+                if not replay:
+                    self.has_grown = True
+                    one.growth, one.grown_ms = (
+                        msgspec.json.decode(record.value, type=events.Growth),
+                        record.timestamp_ms,
+                    )
+                return not replay
             if kind is None:
                 ingest_us = now_us
                 batch = self._third_party(one, record, now_us, replay)
                 if batch is None:
-                    return
+                    return False
             elif kind == schema.EVENTS:
                 ingest_us = schema.int_header(record.headers, "ingest_us")
                 batch = events.decode(record.value, ("identity",) if replay else events.COMBINE_COLUMNS)
@@ -178,14 +254,18 @@ class Combiner:
                     events.event_count(record.headers),
                     now_us,
                 )
-            return
+            return False
         if not batch.num_rows:
-            return
+            return False
+        if not replay and one.growth is not None:
+            batch = self._move(one, record, batch, one.growth)
+            if not batch.num_rows:
+                return False
         keep = self._first_seen(one, batch.column("identity"), record.timestamp_ms)
         if replay:
             heard = watermark.on_events(one.source, 0, record.timestamp_ms, limits)
             one.source = watermark.replayed(one.source, heard)
-            return
+            return False
         one.account.read += batch.num_rows
         one.account.duplicates += int(batch.num_rows - np.count_nonzero(keep))
         self._batches.append(batch)
@@ -193,6 +273,7 @@ class Combiner:
         self._origin.append(record.at)
         greatest = min(int(batch.column("time").to_numpy().max()), ingest_us)
         one.source = watermark.on_events(one.source, greatest, record.timestamp_ms, limits)
+        return False
 
     def _third_party(self, one: _Input, record: Record, now_us: int, replay: bool) -> pa.RecordBatch | None:
         decoded = self._decode_json(record.value, now_us)
@@ -200,18 +281,37 @@ class Combiner:
             self._bury(one, record, decoded.reason, decoded.detail, 1, now_us)
         return None if decoded.batch is None else decoded.batch.select(events.COMBINE_COLUMNS)
 
+    def _move(
+        self, one: _Input, record: Record, batch: pa.RecordBatch, growth: events.Growth
+    ) -> pa.RecordBatch:
+        """The events that belong here; the others, written by an edge that did not know of the growth yet, are written on to
+        where their ids belong, as they are."""
+        has_one, words = words_of(batch.column("identity"))
+        home = (words[:, 0] % np.uint64(growth.partitions)).astype(np.int64)
+        away = np.zeros(batch.num_rows, np.bool_)
+        away[slice(None) if has_one is None else has_one] = home != record.partition
+        if not away.any():
+            return batch
+        whole = events.decode(record.value)
+        target = np.full(batch.num_rows, record.partition)
+        target[slice(None) if has_one is None else has_one] = home
+        for p in np.unique(target[away]).tolist():
+            part = whole.filter(pa.array(target == p))
+            headers = {**record.headers, "n": str(part.num_rows).encode()}
+            self._moved.append(Message(record.topic, p, events.encode(part), headers=headers))
+        one.moved_to, self.awaited = one.moved_to | set(target[away].tolist()), None
+        moved = int(np.count_nonzero(away))
+        one.account.read += moved
+        one.account.moved += moved
+        return batch.filter(pa.array(~away))
+
     def _first_seen(self, one: _Input, identity: pa.Array, written_ms: int) -> np.ndarray:
-        n = len(identity)
-        keep = np.ones(n, np.bool_)
-        if identity.null_count == n:
-            return keep
-        words = np.frombuffer(identity.buffers()[1], np.uint64, 2 * (identity.offset + n)).reshape(-1, 2)
-        words = words[identity.offset :]
-        if identity.null_count:
-            has_one = identity.is_valid().to_numpy(zero_copy_only=False)
-            keep[has_one] = ~one.seen.repeats(words[has_one], written_ms)
-        else:
+        keep = np.ones(len(identity), np.bool_)
+        has_one, words = words_of(identity)
+        if has_one is None:
             keep = ~one.seen.repeats(words, written_ms)
+        elif len(words):
+            keep[has_one] = ~one.seen.repeats(words, written_ms)
         return keep
 
     def _bury(self, one: _Input, record: Record, reason: str, detail: str, count: int, now_us: int) -> None:
@@ -245,7 +345,9 @@ class Combiner:
     def has_news(self) -> bool:
         """Whether a transaction would tell anything that the last one did not."""
         return any(
-            one.account.end > one.account.first or one.told is None or _tells(one.source) != _tells(one.told)
+            one.account.end > one.account.first
+            or one.told is None
+            or _tells(one.telling()) != _tells(one.told)
             for one in self._inputs.values()
         )
 
@@ -260,13 +362,7 @@ class Combiner:
             sources=sources,
             inputs=[_range(at, self._inputs[at].account, rows[at]) for at in origins],
             watermarks=[
-                records.SourceWatermark(
-                    at.topic,
-                    at.partition,
-                    self._inputs[at].source.watermark_us,
-                    self._inputs[at].source.provisional_us,
-                    self._inputs[at].source.state,
-                )
+                records.SourceWatermark(at.topic, at.partition, *_tells(self._inputs[at].telling()))
                 for at in origins
             ],
         )
@@ -285,11 +381,13 @@ class Combiner:
             )
             for letter in self._dead
         ]
+        messages += self._moved
         positions = {}
         read = 0
         for at, one in self._inputs.items():
-            source = one.source
-            metadata = Resume(source.watermark_us, source.provisional_us, one.written_ms)
+            source = one.telling()
+            one.held = source.watermark_us, source.provisional_us
+            metadata = Resume(*one.held, one.written_ms, one.growth, one.grown_ms, one.moved_to)
             positions[at] = Position(one.account.end, msgspec.json.encode(metadata).decode())
             read += one.account.read
             self.counters.duplicates += one.account.duplicates
@@ -303,8 +401,9 @@ class Combiner:
 
     def abandon(self) -> None:
         """Empty the open transaction (after it was committed, or together with ``drop`` of every partition)."""
-        self._batches, self._keep, self._origin, self._dead = [], [], [], []
+        self._batches, self._keep, self._origin, self._dead, self._moved = [], [], [], [], []
         self.pending_bytes = 0
+        self.has_grown = False
 
     def _aggregate(self, rows: Mapping[TopicPartition, list[int]]) -> list[pa.RecordBatch]:
         """Partials of the open transaction per partition of ``partials``; adds to ``rows`` how many events of each input
@@ -345,9 +444,25 @@ class Combiner:
             self.counters.forgotten += fullest.seen.forget_oldest()
 
 
+def words_of(identity: pa.Array) -> tuple[np.ndarray | None, np.ndarray]:
+    """Identities as words, shape (n, 2), of the events that have one, and which those are (None: all)."""
+    n = len(identity)
+    if identity.null_count == n:
+        return np.zeros(n, np.bool_), np.zeros((0, 2), np.uint64)
+    words = np.frombuffer(identity.buffers()[1], np.uint64, 2 * (identity.offset + n)).reshape(-1, 2)
+    words = words[identity.offset :]
+    if not identity.null_count:
+        return None, words
+    has_one = identity.is_valid().to_numpy(zero_copy_only=False)
+    return has_one, words[has_one]
+
+
 _EMPTY = pa.RecordBatch.from_arrays(
     [pa.array([], field.type) for field in records.SCHEMA], schema=records.SCHEMA
 )
+
+_MEMORY = 1.5
+"""For how many deduplication windows a ``RepeatFilter`` remembers, at most."""
 
 _MEMORY_OF_HOMES = 1_000_000
 """Services whose partition is remembered, about 200 bytes each."""
@@ -367,4 +482,5 @@ def _range(at: TopicPartition, account: _Account, rows: list[int]) -> records.In
         account.duplicates,
         account.dead,
         rows,
+        account.moved,
     )

@@ -108,6 +108,13 @@ class RepeatFilter:
         self._tables[generation].insert(identities, repeat)
         return repeat
 
+    def know(self, identities: Words, written_ms: int) -> None:
+        """Remember identities of a record written at ``written_ms``, which may be before what came last."""
+        generation = written_ms // self._generation_ms
+        if generation not in self._tables:
+            self._tables[generation] = _Table(len(identities))
+        self._tables[generation].insert(identities, np.zeros(len(identities), np.bool_))
+
     def forget_oldest(self) -> int:
         """Drop the oldest generation to stay within memory; returns how many identities that were."""
         if not self._tables:

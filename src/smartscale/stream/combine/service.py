@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import monotonic_s, wall_ms
-from smartscale.log.port import Poll, TopicPartition, Worker
+from smartscale.log.port import Log, Poll, Record, TopicPartition, Worker
 from smartscale.records import topics
 from smartscale.stage import Context, keep_working
 from smartscale.stream.combine.core import Combiner, Resume
+from smartscale.stream.combine.growth import ids_before
 from smartscale.stream.combine.third_party import decoder
 
 LOG = logging.getLogger(__name__)
@@ -29,11 +31,14 @@ def run(context: Context) -> None:
 
     def turn(worker: Worker) -> None:
         nonlocal sources, counted_s
-        if monotonic_s() - counted_s > _COUNT_SOURCES_EVERY_S:
-            known = log.topics()
-            sources = sum(known[topic].partitions for topic in inputs if topic in known)
-            counted_s = monotonic_s()
-        if _gather(context, worker, combiner) and combiner.has_news:
+        gathered = _gather(context, worker, combiner)
+        await_moved(log, combiner)
+        if gathered and combiner.has_news:
+            # Behind the mark of a growth events come to the new partitions: window must wait for these from here on.
+            if combiner.has_grown or monotonic_s() - counted_s > _COUNT_SOURCES_EVERY_S:
+                known = log.topics()
+                sources = sum(known[topic].partitions for topic in inputs if topic in known)
+                counted_s = monotonic_s()
             step = combiner.finish(sources)
             with worker.transaction() as transaction:
                 transaction.publish(step.messages)
@@ -62,10 +67,42 @@ def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
             reassign(context, worker, combiner, polled)
             return False
         now_us = context.clock.now_us()
-        for record in polled.records:
-            combiner.take(record, now_us)
+        take_all(context, combiner, polled.records, now_us)
         combiner.at_end(polled.ends, now_us, wall_ms())
     return bool(combiner.owned)
+
+
+def take_all(context: Context, combiner: Combiner, records: Iterable[Record], now_us: int) -> None:
+    """Read records into the open transaction."""
+    for record in records:
+        if combiner.take(record, now_us):
+            _learn(context, combiner, record.at)
+
+
+def _learn(context: Context, combiner: Combiner, at: TopicPartition) -> None:
+    """Where ``events`` has grown: tell the partition which ids came to others before, within the deduplication window."""
+    if (asked := combiner.knows_from(at)) is None:
+        return
+    growth, since_ms = asked
+    for p in range(growth.before):
+        other = TopicPartition(at.topic, p)
+        if other != at:
+            for identities, written_ms in ids_before(context.log, other, growth, since_ms):
+                combiner.know(at, identities, written_ms)
+
+
+def await_moved(log: Log, combiner: Combiner) -> None:
+    """See whether the events that were moved to other partitions have been read there; to be called before ``finish``.
+
+    What the open transaction moves is not in the log yet: ``finish`` holds the watermark, the next call looks for it. (On
+    Kafka an end lies behind the transaction's own mark; the next heartbeat takes the position there.)"""
+    if combiner.has_moved or not (places := combiner.moved_to):
+        return
+    if combiner.awaited is None:
+        combiner.awaited = {at: bounds.end for at, bounds in log.bounds(places).items()}
+    read = log.committed("combine")
+    if all(at in read and read[at].offset >= end for at, end in combiner.awaited.items()):
+        combiner.arrived()
 
 
 def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll) -> None:
@@ -82,6 +119,7 @@ def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll)
         resume = combiner.assign(at, committed)
         if committed is not None and resume is not None:
             worker.seek(at, _replay_from(context, at, committed.offset, resume))
+            _learn(context, combiner, at)
         LOG.info("owns %s from %s", at, committed.offset if committed else "the beginning")
 
 
