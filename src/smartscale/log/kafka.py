@@ -425,6 +425,9 @@ class KafkaLog:
                 request_timeout=CALL_S,
             ),
         )
+        unknown = [str(_ours(at)) for at, result in found.items() if result.offset == ck.OFFSET_INVALID]
+        if unknown:  # seen while a new leader was being chosen
+            raise LogUnavailable(f"read offsets: the broker does not know those of {', '.join(unknown)} yet")
         return {_ours(at): result.offset for at, result in found.items()}
 
     def _await_partitions(self, counts: Mapping[str, int]) -> Mapping[str, TopicSpec]:
