@@ -123,6 +123,14 @@ class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bound."""
     max_names: int = 50_000
     """Different names of a tenant, each counted once for every service that uses it."""
+    max_label_chars: int = 256
+    """Of a service or a name; at most 256."""
+    max_id_chars: int = 512
+    """Of an id: two UUIDs and an address fit."""
+    max_attributes: int = 128
+    """Attributes of an event: as many as OpenTelemetry's default limit of a span's."""
+    max_attribute_bytes: int = 16 << 10
+    """Of an event's attributes together, as JSON."""
     label_ttl_s: float = 3600.0
     """Real. A service or name not used for this long no longer counts; as long as `windows.key_ttl_s` by default."""
     dead_letters_per_s: float = 20.0
@@ -346,6 +354,16 @@ def _check(settings: Settings) -> None:
         (
             min(settings.ingest.body_timeout_s, settings.ingest.header_timeout_s) > 0,
             "ingest.body_timeout_s and ingest.header_timeout_s must be above 0",
+        ),
+        (1 <= settings.ingest.max_label_chars <= 256, "ingest.max_label_chars must be from 1 to 256"),
+        (
+            min(
+                settings.ingest.max_id_chars,
+                settings.ingest.max_attributes,
+                settings.ingest.max_attribute_bytes,
+            )
+            >= 1,
+            "ingest.max_id_chars, ingest.max_attributes and ingest.max_attribute_bytes must be at least 1",
         ),
         (settings.ingest.max_header_bytes >= 8 << 10, "ingest.max_header_bytes must be at least 8192"),
         (settings.ingest.max_connections >= 1, "ingest.max_connections must be at least 1"),

@@ -39,4 +39,4 @@ def retry_after_s(waiting: float, limit: float, rate_per_s: float, stalled_s: fl
     else:
         excess = max(0.0, waiting - limit / 2)
         wait_s = excess / rate_per_s if rate_per_s > 0 else float(excess > 0)
-    return max(LEAST_S, min(MOST_S, math.ceil(wait_s * (1 + _SPREAD * spread))))
+    return max(LEAST_S, math.ceil(min(MOST_S, wait_s * (1 + _SPREAD * spread))))

@@ -45,7 +45,7 @@ class Guard:
     """Not thread-safe. Times are real seconds, given by the caller."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._known: dict[str, _Known] = {}
         self._swept_s = 0.0
 
@@ -76,9 +76,9 @@ class Guard:
         over_service, over_name = np.zeros(len(keys), dtype=np.bool_), np.zeros(len(keys), dtype=np.bool_)
         for place, key in enumerate(keys.tolist()):
             one, two = services[key // len(names)], names[key % len(names)]
-            if not _used(known.services, one, self._limits.services, now_s):
+            if not _used(known.services, one, self.limits.services, now_s):
                 over_service[place] = True
-            elif not _used(known.names, (one, two), self._limits.names, now_s):
+            elif not _used(known.names, (one, two), self.limits.names, now_s):
                 over_name[place] = True
         return over_service[each], over_name[each]
 
@@ -89,10 +89,10 @@ class Guard:
 
     def _sweep(self, now_s: float) -> None:
         """Forget what was not used for the time-to-live."""
-        if now_s - self._swept_s < self._limits.ttl_s / _SWEEPS:
+        if now_s - self._swept_s < self.limits.ttl_s / _SWEEPS:
             return
         self._swept_s = now_s
-        oldest_s = now_s - self._limits.ttl_s
+        oldest_s = now_s - self.limits.ttl_s
         for tenant, known in list(self._known.items()):
             known.services = {label: used for label, used in known.services.items() if used >= oldest_s}
             known.names = {label: used for label, used in known.names.items() if used >= oldest_s}

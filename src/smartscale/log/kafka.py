@@ -232,6 +232,7 @@ class KafkaLog:
     def __init__(self, servers: str, settings: Mapping[str, str] | None = None) -> None:
         self.servers = servers
         self._settings = dict(settings or {})
+        self._refusal: ck.KafkaError | None = None
         self._admin: AdminClient | None = None
         self._counts: dict[str, int] = {}
 
@@ -380,18 +381,26 @@ class KafkaLog:
 
     def _client(self) -> AdminClient:
         if self._admin is None:
-            self._admin = self.made(AdminClient, self.config({}, {}))  # type: ignore[arg-type]  # its stub forgets loggers
+            config = self.config({}, {"error_cb": self._heard})
+            self._admin = self.made(AdminClient, config)  # type: ignore[arg-type]  # its stub forgets loggers
         return self._admin
+
+    def _heard(self, error: ck.KafkaError) -> None:
+        """What the client tells beside a call's own error, which is but a time-out where a broker does not let it in."""
+        if error.code() in _REFUSED:
+            self._refusal = error
 
     def _metadata(self) -> tuple[dict[str, int], int]:
         """Partitions of every topic, internal ones left out, and the number of brokers."""
         client = self._client()
+        self._refusal = None
         try:
             metadata = client.list_topics(timeout=CALL_S)
         except ck.KafkaException as failure:
-            raise self.translate(_error(failure), "read the topics") from failure
+            client.poll(0)
+            raise self.translate(self._refusal or _error(failure), "read the topics") from failure
         finally:
-            client.poll(0)  # hands the client's log lines over
+            client.poll(0)  # hands the client's log lines and what it has heard over
         self._counts = {
             name: len(topic.partitions)
             for name, topic in metadata.topics.items()

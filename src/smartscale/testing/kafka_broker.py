@@ -134,14 +134,16 @@ class KafkaBroker:
         directory: Path | None = None,
         settings: Mapping[str, str] | None = None,
         quorum: Sequence[Node] = (),
+        client: Mapping[str, str] | None = None,
     ) -> None:
-        """``settings`` go to ``server.properties``; ``quorum`` lists a cluster's servers, this one first."""
+        """``settings`` go to ``server.properties``; ``quorum`` lists a cluster's servers, this one first; ``client`` is what
+        a client needs to be let in."""
         self._own_directory = directory is None and not quorum
         if not quorum:
             directory = Path(tempfile.mkdtemp(prefix="smartscale-kafka-")) if directory is None else directory
             quorum = (Node(1, port or free_port(), free_port(), directory.resolve()),)
         self._quorum, self._node = quorum, quorum[0]
-        self._settings = dict(settings or {})
+        self._settings, self._client = dict(settings or {}), dict(client or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -196,7 +198,12 @@ class KafkaBroker:
         """Wait until the broker answers clients; raises ``LogUnavailable`` with the end of its log if it does not."""
         deadline = monotonic_s() + START_S
         admin = AdminClient(
-            {"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 100}
+            {
+                **self._client,
+                "bootstrap.servers": self.address,
+                "log_level": 0,
+                "reconnect.backoff.max.ms": 100,
+            }
         )
         while monotonic_s() < deadline and self.returncode is None:
             with contextlib.suppress(KafkaException):
