@@ -51,9 +51,17 @@ LOGS: Final = Signal(ExportLogsServiceResponse, "rejected_log_records")
 METRICS: Final = Signal(ExportMetricsServiceResponse, "rejected_data_points")
 
 
-def problem(status: int, detail: str, as_json: bool, **headers: str) -> Answer:
+def problem(
+    status: int,
+    detail: str,
+    as_json: bool,
+    *,
+    kind: str | None = None,
+    retry_after_s: float | None = None,
+    **headers: str,
+) -> Answer:
     """A request of which nothing was taken, as ``answers.problem``, the body a ``google.rpc.Status``."""
-    native = answers.problem(status, detail, **headers)
+    native = answers.problem(status, detail, kind=kind, retry_after_s=retry_after_s, **headers)
     if as_json:
         return Answer(status, msgspec.json.encode({"message": detail}), JSON, native.headers)
     return Answer(status, _status(detail), PROTOBUF, native.headers)
