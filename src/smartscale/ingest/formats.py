@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from smartscale.ingest import answers, cloudevents
+from smartscale.ingest import answers, arrow, cloudevents
 from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.columns import Columns
 from smartscale.ingest.otlp import answers as otlp_answers
@@ -81,6 +81,7 @@ FORMATS: Final[Mapping[str, Mapping[str, Format]]] = {
         "application/ndjson": NDJSON,
         "application/jsonl": NDJSON,
         "application/x-jsonlines": NDJSON,
+        arrow.MEDIA_TYPE: Format("arrow", arrow.decode),
         cloudevents.STRUCTURED: Format("cloudevents", _structured),
         cloudevents.BATCHED: Format("cloudevents", _batched),
     },

@@ -141,7 +141,8 @@ class App:
     async def _events(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         now_us = self._clock.now_us()
         latest_us = now_us + round(self._settings.time.max_future_s * MICROS)
-        limits = Limits(now_us, latest_us, self._settings.ingest.max_event_bytes)
+        most = self._settings.ingest.max_batch_events
+        limits = Limits(now_us, latest_us, self._settings.ingest.max_event_bytes, most)
         try:
             form = format_of(path, headers)
         except Unsupported as error:
@@ -156,7 +157,6 @@ class App:
             return form.problem(413, str(error))
         except (encodings.Garbled, MalformedBody) as error:
             return form.problem(400, str(error))
-        most = self._settings.ingest.max_batch_events
         if decoded.count > most:
             return answers.problem(
                 413, f"the body has {decoded.count:,} events, the limit is {most:,}; send less at once"

@@ -70,11 +70,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an event may be. ``latest_us``: no event may be later than this world time."""
+    """What an event may be, and how many a body may have. ``latest_us``: no event may be later than this world time."""
 
     now_us: int
     latest_us: int
     max_event_bytes: int
+    max_events: int = 20_000
 
 
 Times = npt.NDArray[np.int64]
@@ -203,6 +204,18 @@ def _time_us(text: str) -> int:
             return int(_parse_times([text])[0].as_py())
         except pa.ArrowInvalid:
             raise _Suspect from None
+
+
+def instant_us(text: str) -> int | None:
+    """An event time in microseconds, None if the text is no instant with a zone.
+
+    >>> instant_us("1970-01-01T01:00:00.5+01:00")
+    500000
+    """
+    try:
+        return _time_us(text)
+    except _Suspect:
+        return None
 
 
 def _elements(body: bytes, as_array: bool, lines: bool | None) -> Sequence[bytes | msgspec.Raw]:
