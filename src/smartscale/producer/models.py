@@ -100,7 +100,7 @@ def distribution(model: Latency, ms: Rates) -> Rates:
 def waiting(load: Rates, servers: int) -> Rates:
     """The share of requests that wait at each load (rate / capacity), by Erlang's C formula.
 
-    >>> waiting(np.array([0.0, 0.5, 2.0]), 1).tolist()
+    >>> waiting(np.array([0.0, 0.5, 2.0]), 1).round(9).tolist()
     [0.0, 0.5, 0.98]
     """
     load = np.minimum(load, HIGHEST_LOAD)
