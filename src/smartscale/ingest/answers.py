@@ -94,6 +94,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
         429, "quota used up", "send the same again after Retry-After, or ask the operator for a higher quota"
     ),
     "headers-too-large": Kind(431, "headers too large", "send fewer or shorter headers"),
+    "internal": Kind(500, "our mistake", "report it; sending the same again may work"),
     "unavailable": Kind(
         503, "not available now", "send the same again, with the same ids, after Retry-After"
     ),
