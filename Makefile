@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 KAFKA := .kafka/.ready
 DEMO := .demo/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test check bench soak kafka kafka-jars clean
+.PHONY: help setup demo test check bench bench-peers soak kafka kafka-jars clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -35,6 +35,10 @@ check: $(READY) ## format, lint, types, import contracts, quick tests
 bench: $(READY) ## every benchmark; results in benchmarks/results
 	$(BIN)/python benchmarks/run.py
 
+bench-peers: $(READY) $(KAFKA) ## the same windows by Quix Streams, Bytewax, Kafka Streams and Flink: fetches and builds them first
+	$(BIN)/python benchmarks/peers/peers.py --set-up
+	$(BIN)/python benchmarks/run.py peers
+
 soak: $(READY) $(KAFKA) ## the long runs: the demo's load at the speed of the world, the replay at speed 1, and ten minutes of kill -9
 	@mkdir -p $(DEMO)
 	$(BIN)/smartscale up --config examples/demo.toml --scenario examples/scenarios/demo.yaml --speed 1 --check \
@@ -51,5 +55,5 @@ $(KAFKA): tools/kafka/pom.xml
 	@touch $@
 
 clean: ## remove what was generated here
-	rm -rf $(VENV) .kafka .run .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .kafka .peers benchmarks/peers/*/target .run .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Runs every benchmark, one after the other, and keeps what it printed.
 
 Each script prints one JSON value to stdout. The results go to ``benchmarks/results/NAME.json`` with commit, machine
-and date; ``docs/performance.md`` quotes them. Usage: ``python benchmarks/run.py [NAME …]`` (default: all).
+and date; ``docs/performance.md`` quotes them. Usage: ``python benchmarks/run.py [NAME …]`` (default: all but ``peers``,
+which fetches other stream processors).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def commit() -> str:
 def main(names: list[str]) -> int:
     scripts = {
         script.stem: script
-        for folder in ("micro", "pipeline", "models")
+        for folder in ("micro", "pipeline", "models", "peers")
         for script in (ROOT / folder).glob("*.py")
     }
     unknown = [name for name in names if name not in scripts]
@@ -58,7 +59,7 @@ def main(names: list[str]) -> int:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(sorted(scripts))}", file=sys.stderr)
         return 2
     failed = 0
-    for name in names or sorted(scripts):
+    for name in names or sorted(scripts.keys() - {"peers"}):
         print(f"{name} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         run = subprocess.run(
