@@ -25,6 +25,7 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
+from smartscale.cli.scenarios import scenario_cli
 from smartscale.cli.tokens import tokens_cli
 from smartscale.clock import Clock, WallClock
 from smartscale.errors import ConfigError, UserError
@@ -43,6 +44,7 @@ policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(tokens_cli, name="tokens")
 cli.add_typer(dead_letters_cli, name="dead-letters")
+cli.add_typer(scenario_cli, name="scenario")
 
 ScenarioOption = Annotated[
     Path | None,

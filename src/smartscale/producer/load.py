@@ -12,12 +12,13 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import structs
 
 from smartscale.clock import MICROS
 from smartscale.producer import arrivals, faults, models, shapes
 from smartscale.producer.arrivals import CELL_US, Taken
-from smartscale.producer.faults import AnyFault, RetryStorm
+from smartscale.producer.faults import AnyFault, DropToZero, RetryStorm
 from smartscale.producer.models import Quantiles
 from smartscale.producer.rates import RateCurve, Rates
 from smartscale.producer.services import Service
@@ -100,14 +101,22 @@ class Source:
         )
 
     @cached_property
-    def latencies(self) -> list[models.Latency]:
+    def latencies(self) -> tuple[models.Latency, ...]:
         """The latency model of each route."""
-        return [route.latency or self.spec.latency for route in self.spec.routes]
+        return tuple(route.latency or self.spec.latency for route in self.spec.routes)
 
     @cached_property
     def quantiles(self) -> Quantiles:
         """The quantile function of latency over all routes, before ``Course.stretch``."""
-        return Quantiles.of(self.latencies, self.route_shares.tolist(), self.spec.capacity)
+        return Quantiles.of(self.latencies, tuple(self.route_shares.tolist()), self.spec.capacity)
+
+    def silent(self, since_s: Rates) -> npt.NDArray[np.bool_]:
+        """Where no request arrives, be it provoked by earlier ones."""
+        silent = np.zeros(since_s.shape, dtype=bool)
+        for fault in self.faults:
+            if isinstance(fault, DropToZero):
+                silent |= fault.active(since_s) > 0
+        return silent
 
     def storms(self, since_s: Rates) -> Sequence[tuple[RetryStorm, Rates]]:
         """The retry storms of this service and where they are in effect."""

@@ -131,9 +131,11 @@ class _Service:
         new = self._new(self._stream.block(start_us, course.demand, CELL_US))
         coming = _together([self._retries, new.take(new.us < end_us)])
         parts: list[Columns] = []
+        silent = self._source.silent(since_s)
         while len(coming.us):
             here = coming.us < end_us
             later, now = coming.take(~here), coming.take(here)
+            now = now.take(~silent[(now.us - start_us) // CELL_US])
             if not len(now.us):
                 break
             parts_of, retries = self._requests(now, course, start_us, since_s)
