@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Protocol
 
 import msgspec
@@ -107,6 +108,11 @@ def monotonic_s() -> float:
 def wall_ms() -> int:
     """Wall-clock milliseconds since the Unix epoch: the timestamp of log records, which retention goes by."""
     return time.time_ns() // 1_000_000
+
+
+def http_date() -> str:
+    """The wall clock as HTTP writes it (RFC 9110, section 5.6.7), such as ``Tue, 15 Nov 1994 08:12:31 GMT``."""
+    return formatdate(time.time(), usegmt=True)
 
 
 def iso(us: int) -> str:

@@ -66,7 +66,7 @@ class Recent:
 
     >>> recent = Recent()
     >>> recent.add(Identities.of([b"a" * 16, None]))
-    >>> recent.repeats(Identities.of([None, b"a" * 16, b"b" * 16]))
+    >>> recent.repeats(Identities.of([None, b"a" * 16, b"b" * 16])).tolist()
     [1]
     """
 
@@ -79,8 +79,7 @@ class Recent:
         words = identities.words[identities.known]
         self._table[words[:, 0] & self._mask] = words[:, 1]
 
-    def repeats(self, identities: Identities) -> list[int]:
+    def repeats(self, identities: Identities) -> Places:
         """Places of the identities that are remembered."""
         held = self._table[identities.words[:, 0] & self._mask]
-        places: list[int] = np.flatnonzero((held == identities.words[:, 1]) & identities.known).tolist()
-        return places
+        return np.flatnonzero((held == identities.words[:, 1]) & identities.known)

@@ -1,42 +1,35 @@
-"""The one thread that writes: it gathers what has come in, appends it to the log, and tells how that went.
+"""The one thread that decodes and writes: it gathers the bodies that have come in, makes columns of them, appends these to
+the log, and tells how that went.
 
-While one append is under way, the next round's events gather; so rounds grow with the load, and the cost of making
-them durable is shared. A failed round is given back to the clients (503), who send it again with the same ids.
+While one round is under way, the next one's bodies gather; so rounds grow with the load, and what a round costs is shared. A
+failed round is given back to the clients (503), who send it again with the same ids.
 """
 
 from __future__ import annotations
 
 import threading
-from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Final
 
 import msgspec
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from smartscale.clock import Clock, monotonic_s
 from smartscale.errors import FatalLogError, SmartScaleError, UnknownTopic
-from smartscale.ingest.admission import Ticket
-from smartscale.ingest.batching import Packed, Packing, Parcel, pack
+from smartscale.ingest.batching import Packed, Packing, pack
+from smartscale.ingest.decode import Events, Job, Outcome, Rules, decode
+from smartscale.ingest.identities import Recent
 from smartscale.log.layout import Spread
 from smartscale.log.port import Log, Message, Publisher
 from smartscale.records import schema, topics
 from smartscale.records.events import Heartbeat
 from smartscale.telemetry.health import Health
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The events of one request on their way into the log. ``future`` belongs to the event loop."""
-
-    parcel: Parcel
-    ticket: Ticket
-    future: Future[Exception | None]
-
-
-Outcome = tuple[Job, Exception | None]
-"""A job and None once it is durable, or what kept it out."""
+ROUND_BYTES: Final = 4 << 20
+"""Bytes of bodies that one round takes up at most, or one body alone; chosen as some 20,000 events, so that records are full
+and a round takes a twentieth of a second."""
 
 
 class Writer(threading.Thread):
@@ -50,6 +43,7 @@ class Writer(threading.Thread):
         log: Log,
         clock: Clock,
         health: Health,
+        rules: Rules,
         packing: Packing,
         linger_s: float,
         report: Callable[[Sequence[Outcome]], None],
@@ -58,11 +52,13 @@ class Writer(threading.Thread):
         super().__init__(name="writer", daemon=True)
         self.failure: Exception | None = None
         self._log, self._clock, self._health = log, clock, health
-        self._packing, self._linger_s, self._report, self._on_end = packing, linger_s, report, ended
+        self._rules, self._packing = rules, packing
+        self._linger_s, self._report, self._on_end = linger_s, report, ended
+        self._recent = Recent()
         self._metrics = _Metrics(health.registry)
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._events = 0
+        self._bytes = 0
         self._first_s = 0.0
         self._heartbeat: Heartbeat | None = None
         self._closing = False
@@ -81,10 +77,13 @@ class Writer(threading.Thread):
                 if not self._jobs:
                     self._first_s = monotonic_s()
                 self._jobs.append(job)
-                self._events += len(job.parcel.events)
-                self._changed.notify()
+                self._bytes += len(job.body)
+                if (
+                    len(self._jobs) == 1 or self._bytes >= ROUND_BYTES
+                ):  # waking it for each would cost more than the rest
+                    self._changed.notify()
                 return
-        self._report([(job, _unwritten(self.failure))])
+        self._report([_given_back(job, self.failure)])
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Write this heartbeat with the next round; it replaces one that still waits."""
@@ -111,7 +110,7 @@ class Writer(threading.Thread):
             with self._changed:
                 left, self._jobs = list(self._jobs), deque()
                 self._ended = True
-            self._report([(job, _unwritten(self.failure)) for job in left])
+            self._report([_given_back(job, self.failure) for job in left])
             self._on_end()
 
     def _round(self) -> bool:
@@ -120,46 +119,74 @@ class Writer(threading.Thread):
         if not jobs and heartbeat is None:
             return False
         try:
-            errors = self._write(jobs, heartbeat)
+            outcomes = self._process(jobs, heartbeat)
         except Exception as error:
-            self._report([(job, _unwritten(error)) for job in jobs])
+            self._report([_given_back(job, error) for job in jobs])
             raise
-        self._report([(job, errors.get(i)) for i, job in enumerate(jobs)])
+        self._report(outcomes)
         return True
+
+    def _process(self, jobs: Sequence[Job], heartbeat: Heartbeat | None) -> list[Outcome]:
+        """What became of the jobs, but for those that are left for the next round. Raises what ends the process."""
+        found, outcomes = decode(jobs, self._rules, 2 * ROUND_BYTES)
+        if len(outcomes) < len(jobs):
+            heartbeat = self._put_back(jobs[len(outcomes) :], heartbeat)
+        repeats = self._recent.repeats(found.identities)
+        if len(repeats):
+            for place in repeats.tolist():
+                outcome = outcomes[found.owners[place]]
+                outcome.repeats = [*outcome.repeats, int(found.places[place])]
+            found = found.take(np.setdiff1d(np.arange(len(found)), repeats))
+        self._write(found, outcomes, heartbeat)
+        return outcomes
+
+    def _put_back(self, jobs: Sequence[Job], heartbeat: Heartbeat | None) -> Heartbeat | None:
+        """Leave these to the next round; the heartbeat that may be written now."""
+        with self._changed:
+            self._jobs.extendleft(reversed(jobs))
+            self._bytes += sum(len(job.body) for job in jobs)
+            if heartbeat is not None and heartbeat.leaving:
+                self._heartbeat, heartbeat = heartbeat, None
+        return heartbeat
 
     def _gather(self) -> tuple[list[Job], Heartbeat | None]:
         """What there is to write; waits for the first of it, and then a little for more."""
-        full = self._packing.record_events * max(1, self._partitions)
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._heartbeat or self._closing)
             if self._jobs:
                 linger_s = self._first_s + self._linger_s - monotonic_s()
-                self._changed.wait_for(lambda: self._events >= full or self._closing, max(0.0, linger_s))
+                self._changed.wait_for(
+                    lambda: self._bytes >= ROUND_BYTES or self._closing, max(0.0, linger_s)
+                )
             jobs: list[Job] = []
             taken = 0
-            while self._jobs and taken < full:
+            while self._jobs and (not jobs or taken + len(self._jobs[0].body) <= ROUND_BYTES):
                 jobs.append(self._jobs.popleft())
-                taken += len(jobs[-1].parcel.events)
-            self._events -= taken
+                taken += len(jobs[-1].body)
+            self._bytes -= taken
             self._first_s = monotonic_s()
             if self._jobs and self._heartbeat is not None and self._heartbeat.leaving:
                 return jobs, None  # it must be the last thing that this process writes
             heartbeat, self._heartbeat = self._heartbeat, None
         return jobs, heartbeat
 
-    def _write(self, jobs: Sequence[Job], heartbeat: Heartbeat | None) -> dict[int, Exception]:
-        """The errors of the jobs (by place) that are not durable. Raises what ends the process."""
+    def _write(self, found: Events, outcomes: Sequence[Outcome], heartbeat: Heartbeat | None) -> None:
+        """Append; outcomes get the errors of what is not durable. Raises what ends the process."""
         try:
             publisher = self._connected(refresh=heartbeat is not None)
-            packed = self._packed(jobs)
+            packed = self._packed(found)
             beats = [] if heartbeat is None else _heartbeats(heartbeat, self._beaten)
+            if not packed and not beats:
+                return
             with self._metrics.append_seconds.time():
                 answers = publisher.append([record.message for record in packed] + beats)
         except FatalLogError:
             raise
         except SmartScaleError as error:
             self._health.not_ready(str(error))
-            return dict.fromkeys(range(len(jobs)), error)
+            for owner in np.unique(found.owners).tolist():
+                outcomes[owner].error = error
+            return
         failed = [answer for answer in answers if isinstance(answer, Exception)]
         for answer in failed:
             if isinstance(answer, FatalLogError) or not isinstance(answer, SmartScaleError):
@@ -169,12 +196,12 @@ class Writer(threading.Thread):
         else:
             self._health.ready()
         self._metrics.wrote(packed)
-        return {
-            i: answer
-            for record, answer in zip(packed, answers, strict=False)
-            if isinstance(answer, Exception)
-            for i in record.parcels
-        }
+        for record, written in zip(packed, answers, strict=False):
+            if isinstance(written, Exception):
+                for owner in np.unique(found.owners[record.chosen]).tolist():
+                    outcomes[owner].error = written
+            else:
+                self._recent.add(found.identities.take(record.chosen))
 
     def _connected(self, refresh: bool) -> Publisher:
         if refresh or not self._partitions:
@@ -187,17 +214,15 @@ class Writer(threading.Thread):
             self._publisher = self._log.publisher()
         return self._publisher
 
-    def _packed(self, jobs: Sequence[Job]) -> list[Packed]:
-        if not jobs:
+    def _packed(self, found: Events) -> list[Packed]:
+        if not len(found):
             return []
-        packed, self._turn = pack(
-            [job.parcel for job in jobs], self._packing, self._partitions, self._turn, self._clock.now_us()
-        )
+        packed, self._turn = pack(found, self._packing, self._partitions, self._turn, self._clock.now_us())
         return packed
 
 
-def _unwritten(cause: Exception | None) -> Exception:
-    return FatalLogError(f"the writer has ended: {cause or 'this process is stopping'}")
+def _given_back(job: Job, cause: Exception | None) -> Outcome:
+    return Outcome(job, error=FatalLogError(f"the writer has ended: {cause or 'this process is stopping'}"))
 
 
 def _heartbeats(heartbeat: Heartbeat, partitions: int) -> list[Message]:

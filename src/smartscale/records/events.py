@@ -51,8 +51,9 @@ MAX_RECORD_BYTES: Final = 512 << 10
 class Heartbeat(msgspec.Struct, frozen=True):
     """Written by each live edge process to every partition of ``events`` once a second (real time).
 
-    Says: I will add no event that ended before ``oldest_us`` less the out-of-orderness bound. ``oldest_us`` is
-    the event time of the oldest event taken in but not yet in the log, or ``clock_us`` if there is none.
+    Says: every event that I will add was received at ``oldest_us`` or later. So none of them ended before ``oldest_us``
+    less the out-of-orderness bound, unless it was beyond that bound when it came. ``oldest_us`` is when the oldest
+    body was received whose events are not in the log yet, or ``clock_us`` if there is none.
     ``leaving`` is True in the last one of a process that stops cleanly.
     """
 

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from smartscale.ingest.admission import Admission
+import math
 
+import pytest
 
-def test_events_are_let_in_up_to_the_limit_and_again_once_settled() -> None:
-    admission = Admission(max_events=10, max_bytes=100)
-    first = admission.admit(6, oldest_us=50)
-    assert first is not None
-    assert admission.admit(5, oldest_us=60) is None
-    assert admission.admit(4, oldest_us=60) is not None
-    admission.settle(first)
-    assert admission.events == 4
-    assert admission.admit(6, oldest_us=70) is not None
+from smartscale.ingest.admission import SPAN_S, Admission, Drain
 
 
 def test_bodies_are_bounded_by_their_bytes() -> None:
-    admission = Admission(max_events=10, max_bytes=100)
+    admission = Admission(max_bytes=100)
     assert admission.reserve(60)
     assert not admission.reserve(41)
     admission.free(60)
     assert admission.reserve(100)
 
 
-def test_nothing_is_let_in_once_closed() -> None:
-    admission = Admission(max_events=10, max_bytes=100)
-    admission.closed = True
-    assert admission.admit(1, oldest_us=0) is None
-
-
-def test_the_oldest_event_is_the_least_of_those_not_settled_and_never_after_the_clock() -> None:
-    """Admitted: 50, 30, 900 (ahead of the clock); the clock stands at 100."""
-    admission = Admission(max_events=10, max_bytes=100)
+def test_the_oldest_body_is_the_first_received_of_those_not_settled_and_never_after_the_clock() -> None:
+    """Received: 50, 30 (the clock was set back), 900 (ahead of it now); the clock stands at 100."""
+    admission = Admission(max_bytes=100)
     assert admission.oldest_us(100) == 100
-    admission.admit(1, oldest_us=50)
-    oldest = admission.admit(1, oldest_us=30)
-    admission.admit(1, oldest_us=900)
-    assert oldest is not None
+    admission.admit(received_us=50)
+    oldest = admission.admit(received_us=30)
+    admission.admit(received_us=900)
     assert admission.oldest_us(100) == 30
     admission.settle(oldest)
     assert admission.oldest_us(100) == 50
+    assert admission.requests == 2
+
+
+def test_what_drained_long_ago_counts_no_more() -> None:
+    """One burst of 1,000 bytes: 200 a second over the span of 5 s, less by 1/e each further span."""
+    drain = Drain()
+    assert (drain.bytes_per_s(0.0), drain.stalled_s(0.0), drain.events_in(10)) == (0.0, math.inf, 0.0)
+    drain.add(10.0, size=1000, events=10)
+    assert drain.bytes_per_s(10.0) == 200.0
+    assert drain.bytes_per_s(10.0 + SPAN_S) == pytest.approx(200.0 / math.e)
+    assert drain.events_in(500) == 5.0
+    assert drain.stalled_s(13.0) == 3.0

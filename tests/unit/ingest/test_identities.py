@@ -23,12 +23,12 @@ def test_what_was_added_is_a_repeat_and_an_event_without_identity_never_is(
 ) -> None:
     recent = Recent()
     identities = Identities.of(hashes)
-    assert recent.repeats(identities) == []
+    assert recent.repeats(identities).tolist() == []
     recent.add(identities)
     known = [i for i, each in enumerate(hashes) if each is not None]
     low = {hashes[i][:2] for i in known}  # type: ignore[index]  # known ones are not None
     if len(low) == len(known):  # no two share a place
-        assert recent.repeats(identities) == known
+        assert recent.repeats(identities).tolist() == known
 
 
 def test_the_latest_comer_takes_the_place_of_another() -> None:
@@ -36,4 +36,4 @@ def test_the_latest_comer_takes_the_place_of_another() -> None:
     recent = Recent(slots=1)
     recent.add(Identities.of([b"a" * 16]))
     recent.add(Identities.of([b"b" * 16]))
-    assert recent.repeats(Identities.of([b"a" * 16, b"b" * 16])) == [1]
+    assert recent.repeats(Identities.of([b"a" * 16, b"b" * 16])).tolist() == [1]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
+import gzip
 import threading
 from collections.abc import Iterator, Sequence
 
-import numpy as np
+import msgspec
 import pytest
 
 from smartscale import config
 from smartscale.clock import ManualClock
 from smartscale.errors import FatalLogError, LogUnavailable
-from smartscale.ingest.admission import Ticket
-from smartscale.ingest.batching import Packing, Parcel
-from smartscale.ingest.identities import Identities
-from smartscale.ingest.writer import Job, Outcome, Writer
+from smartscale.ingest.batching import Packing
+from smartscale.ingest.decode import Job, Outcome, Rules
+from smartscale.ingest.formats import JSON, Format
+from smartscale.ingest.writer import Writer
 from smartscale.log.port import Message, Record, TopicPartition
 from smartscale.log.topics import specs
 from smartscale.records import events, schema, topics
 from smartscale.records.events import Heartbeat
-from smartscale.records.events_json import EventIn, user_hasher
+from smartscale.records.events_json import Decoded, user_hasher
 from smartscale.telemetry.health import Health
 from smartscale.testing.memory_log import MemoryLog, MemoryPublisher
 
@@ -34,6 +34,7 @@ class FaultyLog(MemoryLog):
 
     def __init__(self) -> None:
         super().__init__()
+        self.appends = 0
         self.free = threading.Event()
         self.free.set()
         self.entered = threading.Event()
@@ -49,6 +50,7 @@ class FaultyPublisher(MemoryPublisher):
 
     def append(self, messages: Sequence[Message]) -> list[int | Exception]:
         self._faulty.entered.set()
+        self._faulty.appends += 1
         assert self._faulty.free.wait(DEADLINE_S)
         if self._faulty.error is not None:
             return [self._faulty.error] * len(messages)
@@ -66,11 +68,16 @@ class Bench:
         self.outcomes: list[Outcome] = []
         self.changed = threading.Condition()
         self.ended = threading.Event()
-        packing = Packing("edge-1", user_hasher(b""), 100, "lz4")
         self.writer = Writer(
-            self.log, ManualClock(5_000_000), self.health, packing, 0.001, self.report, self.ended.set
+            self.log,
+            ManualClock(5_000_000),
+            self.health,
+            Rules(0, 1 << 16, 20_000, 1 << 20, user_hasher(b"")),
+            Packing("edge-1", 100, "lz4"),
+            0.001,
+            self.report,
+            self.ended.set,
         )
-        self.loop = asyncio.new_event_loop()
 
     def report(self, outcomes: Sequence[Outcome]) -> None:
         with self.changed:
@@ -78,14 +85,15 @@ class Bench:
             self.changed.notify_all()
 
     def put(self, *ids: str) -> None:
-        made = [EventIn(service="shop", id=each) for each in ids]
-        parcel = Parcel(made, np.arange(len(ids), dtype=np.int64), Identities.of([None] * len(ids)))
-        self.writer.put(Job(parcel, Ticket(0, len(ids), 0), self.loop.create_future()))
+        self.put_body(msgspec.json.encode([{"service": "shop", "id": each} for each in ids]))
+
+    def put_body(self, body: bytes) -> None:
+        self.writer.put(Job(JSON, {}, body, received_us=5_000_000))
 
     def wait(self, outcomes: int) -> list[Exception | None]:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.outcomes) >= outcomes, DEADLINE_S)
-            return [error for _, error in self.outcomes]
+            return [outcome.error for outcome in self.outcomes]
 
     def records(self) -> list[Record]:
         reader = self.log.reader()
@@ -111,7 +119,6 @@ def bench() -> Iterator[Bench]:
     bench.log.free.set()
     bench.writer.close()
     bench.writer.join(DEADLINE_S)
-    bench.loop.close()
     assert not bench.writer.is_alive()
 
 
@@ -132,7 +139,56 @@ def test_what_comes_in_during_an_append_is_written_together(bench: Bench) -> Non
     bench.log.free.set()
     bench.wait(4)
     assert bench.ids() == ["a", "b", "c", "d"]
-    assert len(bench.records()) == 2
+    assert bench.log.appends == 2
+
+
+def test_each_body_gets_its_own_verdicts(bench: Bench) -> None:
+    """One round of a good body, one that is no JSON, one with a refused event and a repeat."""
+    bench.put("a")
+    bench.wait(1)
+    bench.log.free.clear()
+    bench.put("b")
+    assert bench.log.entered.wait(DEADLINE_S)
+    bench.put("c", "d")
+    bench.put_body(b"no JSON")
+    bench.put_body(b'[{"service":"shop","id":"e"},{"service":""},{"service":"shop","id":"a"}]')
+    bench.log.free.set()
+    assert bench.wait(5) == [None] * 5
+    good, malformed, mixed = bench.outcomes[2:]
+    assert (good.count, good.accepted) == (2, 2)
+    assert malformed.problem is not None
+    assert "not valid JSON" in malformed.problem.detail
+    assert (mixed.count, mixed.accepted, list(mixed.repeats)) == (3, 1, [2])
+    assert [refusal.index for refusal in mixed.refused] == [1]
+    assert bench.ids() == ["a", "b", "c", "d", "e"]
+
+
+def test_bodies_that_are_large_once_unpacked_are_left_to_later_rounds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of 60,000 bytes, each packed into some 100: a round takes up twice 50,000 at most."""
+    monkeypatch.setattr("smartscale.ingest.writer.ROUND_BYTES", 50_000)
+    bench.log.free.clear()
+    bench.put("a")
+    assert bench.log.entered.wait(DEADLINE_S)
+    for each in "bcd":
+        body = gzip.compress(b'[{"service":"shop","id":"%b"}%b]' % (each.encode(), b" " * 60_000))
+        bench.writer.put(Job(JSON, {"content-encoding": "gzip"}, body, received_us=5_000_000))
+    bench.log.free.set()
+    assert bench.wait(4) == [None] * 4
+    assert bench.ids() == ["a", "b", "c", "d"]
+    assert bench.log.appends == 3
+
+
+def test_a_decoder_that_breaks_takes_nobody_with_it(bench: Bench) -> None:
+    def broken(*_: object) -> Decoded:
+        raise RuntimeError("a mistake of ours")
+
+    bench.writer.put(Job(Format("broken", broken), {}, b"x", received_us=5_000_000))
+    bench.put("a")
+    errors = bench.wait(2)
+    assert sorted(repr(error) for error in errors) == ["None", "RuntimeError('a mistake of ours')"]
+    assert bench.ids() == ["a"]
 
 
 def test_a_heartbeat_reaches_every_partition(bench: Bench) -> None:
@@ -164,7 +220,6 @@ def test_a_missing_topic_says_how_to_make_it() -> None:
     assert "smartscale topics" in str(error)
     bench.writer.close()
     bench.writer.join(DEADLINE_S)
-    bench.loop.close()
 
 
 def test_a_broken_client_ends_the_writer_and_every_job_is_told() -> None:
@@ -177,11 +232,11 @@ def test_a_broken_client_ends_the_writer_and_every_job_is_told() -> None:
     errors = bench.wait(2)
     assert all(isinstance(error, FatalLogError) for error in errors)
     assert bench.writer.failure is bench.log.error
-    bench.loop.close()
 
 
-def test_closing_writes_what_is_there_and_the_farewell_last() -> None:
+def test_closing_writes_what_is_there_and_the_farewell_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """More jobs than fit into one round; the leaving heartbeat comes after all of them."""
+    monkeypatch.setattr("smartscale.ingest.writer.ROUND_BYTES", 5000)
     bench = Bench(partitions=1)
     for number in range(5):
         bench.put(*(f"{number}-{i}" for i in range(60)))
@@ -192,4 +247,3 @@ def test_closing_writes_what_is_there_and_the_farewell_last() -> None:
     assert bench.wait(5) == [None] * 5
     assert len(bench.ids()) == 300
     assert schema.schema_of(bench.records()[-1].headers) == schema.HEARTBEAT
-    bench.loop.close()
