@@ -42,7 +42,7 @@ def first_rows(log: Log, from_us: int, until_us: int) -> list[tuple[float, bool]
     found: dict[tuple[str, ...], tuple[float, bool]] = {}
     for p in range(log.topics()[topics.METRICS].partitions):
         for record in read_all(log, TopicPartition(topics.METRICS, p)):
-            if record.headers[schema.SCHEMA] != schema.METRIC.encode():
+            if schema.schema_of(record.headers) != schema.METRIC:
                 continue
             row = metrics.decode_row(record.value)
             key = (row.service, row.kind, row.name, row.window, str(row.end_us))

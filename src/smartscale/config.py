@@ -69,8 +69,23 @@ class Time(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Real. A partition without any live edge process for this long no longer delays provisional windows."""
 
 
-class Windows(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Windows over event time, half-open and aligned to the epoch (world time)."""
+class WindowRule(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Windows of some services: ``[[windows.for]]`` in a settings file. The first rule that fits a service counts."""
+
+    services: str
+    """A pattern over names of services: ``*`` any text, ``?`` any character, ``[ab]`` one of these."""
+    tumbling_s: list[float] | None = None
+    """Instead of ``windows.tumbling_s``."""
+    sliding_s: list[list[float]] | None = None
+    """Instead of ``windows.sliding_s``."""
+    group_by: list[str] | None = None
+    """Instead of ``windows.group_by``."""
+    forecast: bool = True
+    """False: these services have no window of ``ml.step_s`` and are not forecast."""
+
+
+class Windows(Section, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"rules": "for"}):
+    """Windows over event time, half-open and aligned to the epoch (world time), and what they compute."""
 
     tumbling_s: list[float] = msgspec.field(default_factory=lambda: [10.0, 60.0])
     sliding_s: list[list[float]] = msgspec.field(default_factory=lambda: [[60.0, 5.0]])
@@ -79,6 +94,16 @@ class Windows(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Rows of tumbling windows at least this long carry their histogram."""
     key_ttl_s: float = 3600.0
     """A key silent for this long no longer gets windows of count zero."""
+    aggregates: list[str] = msgspec.field(default_factory=lambda: ["requests", "latency", "values"])
+    """What is computed. ``users`` (distinct users) is built in too; it is off because it costs 8 bytes a user and pane."""
+    modules: list[str] = []
+    """Python modules that register further aggregations, imported by combine and window at their start."""
+    group_by: list[str] = []
+    """Attributes of events that are part of the key; a row's group then reads ``region=eu``."""
+    max_groups: int = 1000
+    """Grouped keys of one service at most; what comes beyond them goes to the group ``__other__`` and is counted."""
+    rules: list[WindowRule] = []
+    """``[[windows.for]]``: other windows or groups for some services."""
 
 
 class Dedup(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -271,7 +296,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    return get_type_hints(struct)
+    """Types by the names used in files: ``windows.for`` is ``Windows.rules``, since ``for`` is a word of Python."""
+    hints = get_type_hints(struct)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
 
 
 def known_keys() -> list[str]:
@@ -382,18 +409,43 @@ def _check(settings: Settings) -> None:
         ),
         (settings.time.out_of_orderness_s >= 0, "time.out_of_orderness_s must not be negative"),
         (settings.time.allowed_lateness_s >= 0, "time.allowed_lateness_s must not be negative"),
-        (all(s > 0 for s in settings.windows.tumbling_s), "windows.tumbling_s must be above 0"),
-        (
-            all(len(pair) == 2 and pair[0] >= pair[1] > 0 for pair in settings.windows.sliding_s),
-            "windows.sliding_s must hold pairs [size, slide] with size >= slide > 0 (a longer slide would lose events)",
-        ),
-        (bool(settings.windows.tumbling_s), "windows.tumbling_s must name at least one window"),
+        *_window_rules("windows", settings.windows.tumbling_s, settings.windows.sliding_s),
         (
             settings.ml.step_s in settings.windows.tumbling_s,
             "ml.step_s must be one of windows.tumbling_s, the rows that ml reads",
         ),
+        ("requests" in settings.windows.aggregates, "windows.aggregates must hold requests"),
+        (settings.windows.max_groups >= 1, "windows.max_groups must be at least 1"),
+        (
+            sum(len(rule.services) for rule in settings.windows.rules) <= 2000,
+            "windows.for has patterns of more than 2000 characters in all: use fewer rules",
+        ),
         (settings.ml.horizon_steps >= 1, "ml.horizon_steps must be at least 1"),
     ]
+    for rule in settings.windows.rules:
+        where = f"windows.for {rule.services!r}"
+        rules += _window_rules(where, rule.tumbling_s, rule.sliding_s)
+        forecastable = rule.tumbling_s is None or settings.ml.step_s in rule.tumbling_s
+        rules.append(
+            (
+                forecastable or not rule.forecast,
+                f"{where}: tumbling_s lacks ml.step_s ({settings.ml.step_s:g}), so these services could not be forecast: "
+                "add it, or say forecast = false",
+            )
+        )
     for holds, message in rules:
         if not holds:
             raise ConfigError(f"settings: {message}")
+
+
+def _window_rules(
+    where: str, tumbling_s: list[float] | None, sliding_s: list[list[float]] | None
+) -> list[tuple[bool, str]]:
+    return [
+        (tumbling_s is None or all(s > 0 for s in tumbling_s), f"{where}.tumbling_s must be above 0"),
+        (tumbling_s is None or bool(tumbling_s), f"{where}.tumbling_s must name at least one window"),
+        (
+            all(len(pair) == 2 and pair[0] >= pair[1] > 0 for pair in sliding_s or []),
+            f"{where}.sliding_s must hold pairs [size, slide] with size >= slide > 0 (a longer slide would lose events)",
+        ),
+    ]

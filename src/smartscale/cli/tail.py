@@ -53,7 +53,7 @@ def describe(record: Record) -> object:
         "schema": record.headers.get(schema.SCHEMA, b"").decode(errors="replace") or None,
     }
     try:
-        return {**about, "value": _VALUES.get(str(about["schema"]), _json)(record)}
+        return {**about, "value": _VALUES.get(schema.known(record.headers) or "", _json)(record)}
     except (SchemaError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         return {**about, "unreadable": str(error), "bytes": len(record.value)}
 
@@ -62,8 +62,7 @@ def line(record: Record) -> str:
     """The record as one line for people. Never raises."""
     place = f"{record.topic}/{record.partition}@{record.offset}"
     try:
-        name = record.headers.get(schema.SCHEMA, b"").decode(errors="replace")
-        text = _LINES.get(name, _json_line)(record)
+        text = _LINES.get(schema.known(record.headers) or "", _json_line)(record)
     except (SchemaError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         text = f"cannot be read: {error}"
     return f"{place}  {text}"

@@ -27,6 +27,8 @@ It is 0 at every cut, however far each stage has come, if the topics are read do
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -37,7 +39,7 @@ from smartscale.log.port import Record
 from smartscale.records import dead_letters, metrics, partials, schema
 from smartscale.records.events import event_count
 from smartscale.records.topics import ALL_NAMES
-from smartscale.stream.windows import Window
+from smartscale.stream.windows import Families, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class _Partition(msgspec.Struct):
     position: int = 0
     final_us: int = 0
     read_rows: int = 0
-    emitted: int = 0
-    """In final rows whose transaction's progress has not been read yet."""
+    emitted: dict[int, int] = {}
+    """By end of the base window, in final rows that no progress has covered yet."""
     windowed: int = 0
     late: int = 0
     waiting_rows: dict[int, list[tuple[int, int]]] = {}
@@ -102,7 +104,8 @@ class Books(msgspec.Struct):
     """The running state; plain data, so that it can be stored and resumed."""
 
     copies: int
-    base: Window
+    bases: tuple[tuple[str, Window], ...]
+    """The shortest tumbling window of the services that each pattern fits; the first that does counts, the last fits all."""
     inputs: dict[str, _Input] = {}
     partitions: dict[int, _Partition] = {}
     transactions: dict[str, _Open] = {}
@@ -123,12 +126,13 @@ class Books(msgspec.Struct):
         kind = schema.schema_of(record.headers)
         if kind == schema.METRIC:
             row = _decode_row(record.value)
-            if row.final and row.name != ALL_NAMES and row.window == self.base.label:
-                one.emitted += row.count
+            if row.final and row.name != ALL_NAMES and row.window == _base(self.bases, row.service).label:
+                one.emitted[row.end_us] = one.emitted.get(row.end_us, 0) + row.count
         elif kind == schema.PROGRESS:
             progress = metrics.decode_progress(record.value)
             one.position, one.final_us = progress.position, progress.final_us
-            one.windowed, one.emitted = one.windowed + one.emitted, 0
+            for end in [end for end in one.emitted if end <= progress.final_us]:
+                one.windowed += one.emitted.pop(end)
             self._read(one)
 
     def take_dead_letter(self, record: Record) -> None:
@@ -138,7 +142,7 @@ class Books(msgspec.Struct):
             partition = int(letter.source.rpartition("/")[2])
             one = self.partitions.setdefault(partition, _Partition())
             one.waiting_late.setdefault(letter.offset, []).append(
-                (self._base_end(letter.pane_us), letter.count)
+                (_base_end(self.bases, letter.service, letter.pane_us), letter.count)
             )
             self._read(one)
 
@@ -149,8 +153,8 @@ class Books(msgspec.Struct):
             envelope, batch = partials.decode(record.value)
         except SchemaError:
             return
-        rows = _by_pane(batch)
-        one.waiting_rows.setdefault(record.offset, []).extend((self._base_end(pane), n) for pane, n in rows)
+        rows = _by_base_end(batch, self.bases)
+        one.waiting_rows.setdefault(record.offset, []).extend(rows)
         self._read(one)
         moved = [part for part in envelope.inputs if part.end > part.first]
         if not moved:  # tells watermarks only
@@ -244,9 +248,6 @@ class Books(msgspec.Struct):
                     one.open[end] = one.open.get(end, 0) + sign * n
         one.open = {end: n for end, n in one.open.items() if end > one.final_us}
 
-    def _base_end(self, pane: int) -> int:
-        return next(self.base.ends_containing(pane))
-
 
 def _place(part: partials.InputRange, offset: int) -> str:
     return f"{part.topic}/{part.partition}@{offset}"
@@ -255,8 +256,10 @@ def _place(part: partials.InputRange, offset: int) -> str:
 class _Row(msgspec.Struct):
     """What the ledger reads of a metric row."""
 
+    service: str
     name: str
     window: str
+    end_us: int
     count: int
     final: bool
 
@@ -264,11 +267,29 @@ class _Row(msgspec.Struct):
 _decode_row = msgspec.json.Decoder(_Row).decode
 
 
-def _by_pane(batch: pa.RecordBatch) -> list[tuple[int, int]]:
-    """(pane, events) of a batch of partials."""
+def bases_of(families: Families) -> tuple[tuple[str, Window], ...]:
+    """For ``Books``."""
+    general, *special = families
+    return (*((family.name, family.base) for family in special), ("*", general.base))
+
+
+@lru_cache(maxsize=100_000)
+def _base(bases: tuple[tuple[str, Window], ...], service: str) -> Window:
+    return next(base for pattern, base in bases if fnmatchcase(service, pattern))
+
+
+def _base_end(bases: tuple[tuple[str, Window], ...], service: str, pane: int) -> int:
+    return next(_base(bases, service).ends_containing(pane))
+
+
+def _by_base_end(batch: pa.RecordBatch, bases: tuple[tuple[str, Window], ...]) -> list[tuple[int, int]]:
+    """(end of the base window, events) of a batch of partials."""
     if not batch.num_rows:
         return []
-    panes, place = np.unique(batch.column("pane").to_numpy(), return_inverse=True)
-    counts = np.zeros(len(panes), np.int64)
+    services = batch.column("service")
+    sizes = np.array([_base(bases, service).size_us for service in services.dictionary.to_pylist()])
+    size = sizes[services.indices.to_numpy()]
+    ends, place = np.unique(batch.column("pane").to_numpy() // size * size + size, return_inverse=True)
+    counts = np.zeros(len(ends), np.int64)
     np.add.at(counts, place, batch.column("count").to_numpy())
-    return list(zip(panes.tolist(), counts.tolist(), strict=True))
+    return list(zip(ends.tolist(), counts.tolist(), strict=True))

@@ -6,10 +6,10 @@ import msgspec
 
 from smartscale.config import Settings
 from smartscale.errors import OffsetOutOfRange
-from smartscale.ledger.books import Balance, Books
+from smartscale.ledger.books import Balance, Books, bases_of
 from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, read_all
 from smartscale.records import schema, topics
-from smartscale.stream.windows import windows_of
+from smartscale.stream.windows import Families
 
 FORMAT = 2
 """Of ``Books``: raise it with every change, and books kept in an older format are kept anew from the log."""
@@ -27,7 +27,7 @@ class LedgerReader:
     def __init__(self, log: Log, settings: Settings) -> None:
         self._log = log
         self._inputs = [topics.EVENTS, *settings.combine.json_topics]
-        fresh = Books(log.topics()[topics.PARTIALS].partitions, windows_of(settings.windows)[0])
+        fresh = Books(log.topics()[topics.PARTIALS].partitions, bases_of(Families(settings.windows)))
         self._books = _stored(log, fresh) or fresh
         self._reader: Reader = log.reader()
 
@@ -82,11 +82,11 @@ class LedgerReader:
 
 
 def _stored(log: Log, fresh: Books) -> Books | None:
-    """The newest books in the log; None if there are none of this format, these partitions and this base window."""
+    """The newest books in the log; None if there are none of this format, these partitions and these base windows."""
     latest: Record | None = None
     for record in read_all(log, TopicPartition(topics.LEDGER, 0)):
         latest = record
     if latest is None or latest.headers.get("format") != str(FORMAT).encode():
         return None
     books = msgspec.msgpack.decode(latest.value, type=Books)
-    return books if (books.copies, books.base) == (fresh.copies, fresh.base) else None
+    return books if (books.copies, books.bases) == (fresh.copies, fresh.bases) else None

@@ -39,11 +39,6 @@ SCHEMA: Final = pa.schema(
     ]
 )
 
-COMBINE_COLUMNS: Final = (
-    "time", "tenant", "service", "kind", "name", "error", "latency", "value", "identity",
-)  # fmt: skip
-"""What the combine stage reads; the other columns are never decompressed there."""
-
 MAX_RECORD_BYTES: Final = 512 << 10
 """An encoded record is at most this long, so that readers' buffers stay bounded (design, section 2)."""
 

@@ -1,6 +1,6 @@
 """Metrics: the results of windows, one JSON record a row, and the progress of each partition.
 
-Rows are identified by (tenant, service, kind, name, window, end_us): a row with a higher ``revision`` replaces
+Rows are identified by (tenant, service, kind, name, group, window, end_us): a row with a higher ``revision`` replaces
 one with a lower. Within one window transaction the rows come first and one ``Progress`` last.
 """
 
@@ -12,7 +12,7 @@ from smartscale.records.topics import ALL_NAMES
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """A latency histogram with its filled slots only (see ``records.histogram``)."""
+    """A histogram with its filled slots only (see ``records.histogram``, for values ``records.value_histogram``)."""
 
     scale: int
     slots: list[int]
@@ -20,12 +20,17 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 class MetricRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One window of one key. Latencies in milliseconds; None where nothing was measured.
+    """One window of one key. Latencies in milliseconds; None where nothing was measured or it is not computed.
 
     ``window`` names size and slide: ``10s`` (tumbling), ``60s/5s`` (sliding 60 s every 5 s). The window is
     ``[start_us, end_us)``. ``name`` is ``*`` on the roll-up over all names of (tenant, service, kind).
     ``complete`` is False while a source was missing: no scale-in on such evidence. ``final``: the watermark has
-    passed the end plus the allowed lateness, this row never changes again."""
+    passed the end plus the allowed lateness, this row never changes again.
+
+    ``group`` reads ``region=eu`` where events are grouped by attributes (``__other__`` beyond the bound), else it is empty;
+    the roll-up is over all groups. ``users`` is an estimate, exact up to 2,048; ``users_sketch`` a compact theta sketch of
+    Apache DataSketches. ``extra`` holds the results of aggregations that are not built in. Version 1 had none of these, nor
+    ``value_last`` and percentiles of values."""
 
     tenant: str
     service: str
@@ -55,6 +60,17 @@ class MetricRow(msgspec.Struct, frozen=True, omit_defaults=True):
     value_min: float | None = None
     value_max: float | None = None
     histogram: Histogram | None = None
+    group: str = ""
+    value_last: float | None = None
+    value_p50: float | None = None
+    value_p90: float | None = None
+    value_p95: float | None = None
+    value_p99: float | None = None
+    value_p999: float | None = None
+    value_histogram: Histogram | None = None
+    users: float | None = None
+    users_sketch: bytes | None = None
+    extra: dict[str, float] | None = None
 
     @property
     def is_rollup(self) -> bool:
@@ -90,6 +106,7 @@ class LiveKey(msgspec.Struct, frozen=True):
     name: str
     first_us: int
     last_us: int
+    group: str = ""
 
 
 encode = msgspec.json.Encoder().encode

@@ -1,7 +1,8 @@
 """Partials: what combine sends to window, and the accounts that go with it.
 
-One record of the ``partials`` topic is an Arrow IPC stream with one batch of ``SCHEMA``: one row per
-(tenant, service, kind, name, pane) of the services of that partition. The stream's schema metadata holds, under
+One record of the ``partials`` topic is an Arrow IPC stream with one batch: one row per (tenant, service, kind, name, group,
+pane) of the services of that partition. Its columns are ``KEY`` and those of the aggregations configured: of ``SCHEMA``, and
+of others, as ``NAME.column``. The stream's schema metadata holds, under
 ``smartscale``, the JSON of ``Envelope``. **Every combine transaction writes one record to every partition**, so
 that watermarks and accounts reach them all, rows or not.
 """
@@ -23,7 +24,9 @@ SCHEMA: Final = pa.schema(
         pa.field("service", _LABEL),
         pa.field("kind", _LABEL),
         pa.field("name", _LABEL),
+        pa.field("group", _LABEL),  # "region=eu" where events are grouped by attributes, else ""
         pa.field("pane", pa.int64()),  # start of the pane, us; [pane, pane + pane_us)
+        pa.field("pane_us", pa.int64()),
         pa.field("count", pa.int64()),
         pa.field("errors", pa.int64()),
         pa.field("latency_count", pa.int64()),
@@ -34,10 +37,23 @@ SCHEMA: Final = pa.schema(
         pa.field("value_sum", pa.float64()),
         pa.field("value_min", pa.float64()),  # NaN where value_count is 0
         pa.field("value_max", pa.float64()),
+        pa.field(
+            "value_last_us", pa.int64()
+        ),  # event time of the last value; the least int64 if there is none
+        pa.field("value_last", pa.float64()),
+        pa.field("value_slots", pa.list_(pa.int16())),  # as slots, of records.value_histogram
+        pa.field("value_slot_counts", pa.list_(pa.int64())),
+        pa.field(
+            "users", pa.list_(pa.uint64())
+        ),  # least hashes of users, ascending (stream.aggregates.users)
         pa.field("slots", pa.list_(pa.int16())),  # filled slots of the latency histogram, ascending
         pa.field("slot_counts", pa.list_(pa.int64())),
     ]
 )
+
+"""Version 2. Version 1 had no group, pane_us, value_last*, value_slot* and users; ``decode`` supplies the first two."""
+
+KEY: Final = ("tenant", "service", "kind", "name", "group", "pane", "pane_us")
 
 
 class InputRange(msgspec.Struct, frozen=True):
@@ -84,19 +100,20 @@ class Envelope(msgspec.Struct, frozen=True):
     for. ``inputs`` and ``watermarks`` cover the partitions this transaction speaks for."""
 
     pane_us: int
+    """The widest pane that all rows' panes are multiples of."""
     histogram_scale: int
     sources: int
     inputs: list[InputRange]
     watermarks: list[SourceWatermark]
 
 
-_KEY: Final = b"smartscale"
+_METADATA: Final = b"smartscale"
 _decoder = msgspec.json.Decoder(Envelope)
 
 
 def encode(batch: pa.RecordBatch, envelope: Envelope) -> bytes:
     """The value of a ``partials`` record."""
-    schema = SCHEMA.with_metadata({_KEY: msgspec.json.encode(envelope)})
+    schema = batch.schema.with_metadata({_METADATA: msgspec.json.encode(envelope)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(
         sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
@@ -109,7 +126,16 @@ def decode(value: bytes) -> tuple[Envelope, pa.RecordBatch]:
     """Accounts and rows. Raises ``SchemaError`` if the value is no ``partials`` record."""
     try:
         with pa.ipc.open_stream(value, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
-            envelope = _decoder.decode((reader.schema.metadata or {})[_KEY])
-            return envelope, reader.read_next_batch()
+            envelope = _decoder.decode((reader.schema.metadata or {})[_METADATA])
+            batch = reader.read_next_batch()
+            return envelope, batch if KEY[-1] in batch.schema.names else _from_version_1(batch, envelope)
     except (pa.ArrowInvalid, OSError, StopIteration, KeyError, msgspec.MsgspecError) as error:
         raise SchemaError(f"a partials record cannot be read: {error}") from error
+
+
+def _from_version_1(batch: pa.RecordBatch, envelope: Envelope) -> pa.RecordBatch:
+    n = batch.num_rows
+    zeros = pa.array([0] * n, pa.int32())
+    group = pa.DictionaryArray.from_arrays(zeros, pa.array([""] if n else [], pa.string()))
+    batch = batch.append_column(SCHEMA.field("group"), group)
+    return batch.append_column(SCHEMA.field("pane_us"), pa.array([envelope.pane_us] * n, pa.int64()))

@@ -17,25 +17,28 @@ SCHEMA: Final = "schema"
 EVENTS: Final = "events/1"
 HEARTBEAT: Final = "heartbeat/1"
 GROWTH: Final = "growth/1"
-PARTIALS: Final = "partials/1"
-METRIC: Final = "metric/1"
+PARTIALS: Final = "partials/2"
+METRIC: Final = "metric/2"
 PROGRESS: Final = "progress/1"
 FORECAST: Final = "forecast/1"
 INCIDENT: Final = "incident/1"
 DECISION: Final = "decision/1"
 OWNER: Final = "owner/1"
 DEAD_LETTER: Final = "dead-letter/1"
-LIVE_KEY: Final = "live-key/1"
+LIVE_KEY: Final = "live-key/2"
 ANCHOR: Final = "anchor/1"
 SNAPSHOT: Final = "snapshot/1"
+
+BEFORE: Final = {"partials/1": PARTIALS, "metric/1": METRIC, "live-key/1": LIVE_KEY}
+"""The version before, where there is one, and what it is read as."""
 
 READABLE: Final = frozenset(
     {
         EVENTS, HEARTBEAT, GROWTH, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, DECISION, OWNER, DEAD_LETTER,
-        LIVE_KEY, ANCHOR, SNAPSHOT,
+        LIVE_KEY, ANCHOR, SNAPSHOT, *BEFORE,
     }
 )  # fmt: skip
-"""Every schema this version reads: its own and, once there is one, the version before."""
+"""Every schema this version reads: its own and, where there is one, the version before."""
 
 
 def headers(schema: str, **more: int | str) -> dict[str, bytes]:
@@ -44,7 +47,13 @@ def headers(schema: str, **more: int | str) -> dict[str, bytes]:
 
 
 def schema_of(headers: Mapping[str, bytes]) -> str | None:
-    """The record's schema, or None for a record of a third party. Raises ``SchemaError`` if it cannot be read."""
+    """The record's schema, or None for a record of a third party. Raises ``SchemaError`` if it cannot be read.
+
+    A record of the version before is told as one of this: decoders supply what it lacks.
+
+    >>> schema_of(headers("metric/1"))
+    'metric/2'
+    """
     found = headers.get(SCHEMA)
     if found is None:
         return None
@@ -53,7 +62,15 @@ def schema_of(headers: Mapping[str, bytes]) -> str | None:
         raise SchemaError(
             f"record of schema {schema!r} cannot be read by this version: upgrade this stage first"
         )
-    return schema
+    return BEFORE.get(schema, schema)
+
+
+def known(headers: Mapping[str, bytes]) -> str | None:
+    """As ``schema_of``, but None for what cannot be read: for those who only look on."""
+    try:
+        return schema_of(headers)
+    except SchemaError:
+        return None
 
 
 def parse(headers: Mapping[str, bytes]) -> tuple[str, int]:

@@ -69,12 +69,12 @@ class Seen:
         """Take records in, with the clock they were written under."""
         self.model.apply(records)
         for record in records:
-            match record.headers.get(schema.SCHEMA):
-                case b"metric/1":
+            match schema.known(record.headers):
+                case schema.METRIC:
                     self._published(record, world)
-                case b"decision/1":
+                case schema.DECISION:
                     self._decided(decode_decision(record.value))
-                case b"incident/1":
+                case schema.INCIDENT:
                     self.told.append(decode_incident(record.value))
 
     def _published(self, record: Record, world: Clock) -> None:

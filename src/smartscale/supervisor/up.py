@@ -25,6 +25,7 @@ from smartscale import app, clock
 from smartscale.clock import MICROS, Anchor, Clock
 from smartscale.config import Settings
 from smartscale.errors import ConfigError, PolicyError
+from smartscale.stream.windows import Families
 from smartscale.supervisor import ports
 from smartscale.supervisor.children import Children, Command
 from smartscale.supervisor.observer import Observer, Seen
@@ -410,9 +411,6 @@ def _drain_limit_s(prepared: _Prepared) -> float:
     """Real seconds until the last window of the last event is final, by the settings, and a floor for the
     processes."""
     settings = prepared.settings
-    world_s = (
-        max([*settings.windows.tumbling_s, *(size for size, _ in settings.windows.sliding_s)])
-        + settings.time.out_of_orderness_s
-        + settings.time.allowed_lateness_s
-    )
+    longest_us = max(window.size_us for family in Families(settings.windows) for window in family.windows)
+    world_s = longest_us / MICROS + settings.time.out_of_orderness_s + settings.time.allowed_lateness_s
     return min(DRAIN_MAX_S, prepared.world.to_real_s(world_s) + DRAIN_FLOOR_S)

@@ -228,7 +228,7 @@ class Pipeline:
         return [
             metrics.decode_row(record.value)
             for record in self.log.records(topics.METRICS)
-            if record.headers[schema.SCHEMA] == schema.METRIC.encode()
+            if schema.schema_of(record.headers) == schema.METRIC
         ]
 
     def progress(self) -> dict[int, list[Progress]]:

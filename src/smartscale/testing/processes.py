@@ -276,7 +276,7 @@ def metric_rows(log: Log) -> Iterator[metrics.MetricRow]:
     """Every row of ``metrics``, each partition in its order."""
     for at in _all(log, topics.METRICS):
         for record in read_all(log, at):
-            if record.headers[schema.SCHEMA] == schema.METRIC.encode():
+            if schema.schema_of(record.headers) == schema.METRIC:
                 yield metrics.decode_row(record.value)
 
 

@@ -43,7 +43,7 @@ def row_key(row: MetricRow) -> RowKey:
 def final_windows(sent: Iterable[Sent], settings: Windows, until_us: int) -> dict[RowKey, Want]:
     """Every window that ends at or before ``until_us`` of every key that these events (each counted once) make alive:
     from a key's first pane until the time to live after its last, which is rounded up to a quarter of it."""
-    kinds = windows_of(settings)
+    kinds = windows_of(settings.tumbling_s, settings.sliding_s)
     pane = pane_us(kinds)
     ttl = round(settings.key_ttl_s * MICROS)
     of_key: dict[tuple[str, str, str], list[Sent]] = {}

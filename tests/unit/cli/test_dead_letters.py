@@ -21,7 +21,6 @@ from smartscale.log.port import Message, TopicPartition, read_all
 from smartscale.log.topics import specs
 from smartscale.records import dead_letters, schema, topics
 from smartscale.records.dead_letters import DeadLetter
-from smartscale.stream.windows import windows_of
 
 run = CliRunner().invoke
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from smartscale.clock import MICROS
 from smartscale.config import Settings, Time, Topics, Windows
 from smartscale.errors import OffsetOutOfRange
-from smartscale.ledger.books import Balance, Books
+from smartscale.ledger.books import Balance, Books, bases_of
 from smartscale.ledger.reader import LedgerReader
 from smartscale.log.port import Message, Record, TopicPartition
 from smartscale.records import metrics, partials, schema, topics
-from smartscale.stream.windows import windows_of
+from smartscale.stream.windows import Families
 from smartscale.testing.pipeline import Pipeline, Sent
 
 SETTINGS = Settings(
@@ -31,7 +31,7 @@ Records = dict[str, list[Record]]
 
 
 def books() -> Books:
-    return Books(SETTINGS.topics.partials, windows_of(SETTINGS.windows)[0])
+    return Books(SETTINGS.topics.partials, bases_of(Families(SETTINGS.windows)))
 
 
 def take(into: Books, records: Iterable[Record]) -> Balance:

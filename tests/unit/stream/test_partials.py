@@ -11,12 +11,18 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smartscale.config import Windows
 from smartscale.records import events, histogram
 from smartscale.records import partials as records
+from smartscale.stream.aggregates import named
 from smartscale.stream.combine import partials
+from smartscale.stream.windows import Families
 from smartscale.testing.pipeline import Sent, events_value
 
 PANE_US = 1000
+WINDOWS = Windows(tumbling_s=[0.001], sliding_s=[], aggregates=["requests", "latency", "values", "users"])
+FAMILIES = Families(WINDOWS)
+AGGREGATIONS = named(WINDOWS)
 SENT = st.builds(
     Sent,
     service=st.sampled_from(["a", "b", "checkout"]),
@@ -56,12 +62,14 @@ def oracle(sent: list[Sent]) -> dict[Key, Oracle]:
 
 def aggregated(batches: list[list[Sent]], keep: list[bool] | None = None) -> list[dict[str, object]]:
     """Rows of partials of the batches together."""
-    decoded = [events.decode(events_value(batch), events.COMBINE_COLUMNS) for batch in batches]
+    decoded = [events.decode(events_value(batch)) for batch in batches]
     n = sum(map(len, batches))
-    columns = partials.columns(decoded, np.array([True] * n if keep is None else keep, np.bool_))
-    result = partials.aggregate(columns, PANE_US)
-    rows = partials.rows(result, columns.values, np.ones(len(result.pane), np.bool_))
-    assert rows.schema.equals(records.SCHEMA)
+    columns = partials.columns(decoded, np.array([True] * n if keep is None else keep, np.bool_), FAMILIES)
+    result = partials.aggregate(columns, AGGREGATIONS)
+    rows = partials.rows(result, columns, np.ones(len(result.pane), np.bool_))
+    assert {field.name: field.type for field in rows.schema} == {
+        field.name: field.type for field in records.SCHEMA
+    }
     return list(rows.to_pylist())
 
 
@@ -113,11 +121,10 @@ def test_more_groups_than_the_first_table_holds() -> None:
 def test_rows_of_one_destination_carry_only_its_labels() -> None:
     """A batch for one partition holds the names of the others neither as rows nor in its dictionaries."""
     columns = partials.columns(
-        [events.decode(events_value([Sent("a", 0), Sent("b", 0)]), events.COMBINE_COLUMNS)],
-        np.ones(2, np.bool_),
+        [events.decode(events_value([Sent("a", 0), Sent("b", 0)]))], np.ones(2, np.bool_), FAMILIES
     )
-    result = partials.aggregate(columns, PANE_US)
-    batch = partials.rows(result, columns.values, np.array([False, True]))
+    result = partials.aggregate(columns, AGGREGATIONS)
+    batch = partials.rows(result, columns, np.array([False, True]))
     assert batch.column("service").to_pylist() == ["b"]
     assert batch.column("service").dictionary.to_pylist() == ["b"]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +17,11 @@ from smartscale.records import dead_letters, events, histogram, metrics, schema,
 from smartscale.records import partials as records
 from smartscale.records.metrics import LiveKey, MetricRow, Progress
 from smartscale.records.partials import Envelope, SourceWatermark
+from smartscale.stream.aggregates import named
 from smartscale.stream.combine import partials
 from smartscale.stream.window import core
 from smartscale.stream.window.core import Partition, Step
+from smartscale.stream.windows import Families
 from smartscale.testing.pipeline import Sent, events_value
 from smartscale.testing.window_oracle import check_finals, check_revisions, check_row, final_windows, row_key
 
@@ -49,14 +50,14 @@ def partials_value(
 ) -> bytes:
     """The value of a record of partials as combine writes it."""
     envelope = Envelope(pane_us, histogram.SCALE, sources, [], watermarks)
-    decoded = [events.decode(events_value(events_), events.COMBINE_COLUMNS)] if events_ else []
+    aggregations = named(SETTINGS.windows)
+    decoded = [events.decode(events_value(events_))] if events_ else []
     if not decoded:
-        return records.encode(pa.RecordBatch.from_pylist([], schema=records.SCHEMA), envelope)
-    columns = partials.columns(decoded, np.ones(len(events_), np.bool_))
-    result = partials.aggregate(columns, pane_us)
-    return records.encode(
-        partials.rows(result, columns.values, np.ones(len(result.pane), np.bool_)), envelope
-    )
+        return records.encode(partials.empty(aggregations), envelope)
+    families = Families(Windows(tumbling_s=[pane_us / MICROS], sliding_s=[]))
+    columns = partials.columns(decoded, np.ones(len(events_), np.bool_), families)
+    result = partials.aggregate(columns, aggregations)
+    return records.encode(partials.rows(result, columns, np.ones(len(result.pane), np.bool_)), envelope)
 
 
 @dataclass

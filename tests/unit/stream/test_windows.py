@@ -3,7 +3,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartscale.config import Windows
 from smartscale.stream.windows import Window, pane_us, windows_of
 
 INSTANTS = st.integers(-(10**15), 10**16)
@@ -97,6 +96,6 @@ def test_a_pane_is_in_a_window_wholly_or_not_at_all(kinds: list[Window], instant
 
 def test_the_shortest_tumbling_window_comes_first_and_none_twice() -> None:
     """The first one is the base that the ledger goes by; a sliding window of full slide is the tumbling one."""
-    kinds = windows_of(Windows(tumbling_s=[60.0, 10.0], sliding_s=[[60.0, 60.0], [60.0, 5.0]]))
+    kinds = windows_of([60.0, 10.0], [[60.0, 60.0], [60.0, 5.0]])
     assert [window.label for window in kinds] == ["10s", "60s", "60s/5s"]
     assert pane_us(kinds) == 5_000_000

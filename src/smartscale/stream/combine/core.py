@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,9 +29,10 @@ from smartscale.log.partitioner import service_partition
 from smartscale.log.port import Message, Position, Record, TopicPartition
 from smartscale.records import dead_letters, events, histogram, schema, topics
 from smartscale.records import partials as records
+from smartscale.stream.aggregates import named
 from smartscale.stream.combine import partials, watermark
 from smartscale.stream.combine.dedup import RepeatFilter
-from smartscale.stream.windows import pane_us, windows_of
+from smartscale.stream.windows import Families
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -123,7 +125,11 @@ class Combiner:
         """``partitions``: those of the ``partials`` topic."""
         self.settings = settings
         self.partitions = partitions
-        self.pane_us = pane_us(windows_of(settings.windows))
+        self.families = Families(settings.windows)
+        self.pane_us = math.gcd(*(family.pane_us for family in self.families))
+        self._aggregations = named(settings.windows)
+        self._columns = partials.event_columns(self._aggregations, self.families)
+        self._empty = partials.empty(self._aggregations)
         self.counters = Counters()
         self._decode_json = decode_json
         self._inputs: dict[TopicPartition, _Input] = {}
@@ -241,7 +247,7 @@ class Combiner:
                     return False
             elif kind == schema.EVENTS:
                 ingest_us = schema.int_header(record.headers, "ingest_us")
-                batch = events.decode(record.value, ("identity",) if replay else events.COMBINE_COLUMNS)
+                batch = events.decode(record.value, ("identity",) if replay else self._columns)
             else:
                 raise SchemaError(f"a record of schema {kind} does not belong on {record.topic}")
         except (SchemaError, msgspec.MsgspecError) as error:
@@ -279,7 +285,7 @@ class Combiner:
         decoded = self._decode_json(record.value, now_us)
         if decoded.batch is None and not replay:
             self._bury(one, record, decoded.reason, decoded.detail, 1, now_us)
-        return None if decoded.batch is None else decoded.batch.select(events.COMBINE_COLUMNS)
+        return None if decoded.batch is None else decoded.batch.select(self._columns)
 
     def _move(
         self, one: _Input, record: Record, batch: pa.RecordBatch, growth: events.Growth
@@ -409,9 +415,9 @@ class Combiner:
         """Partials of the open transaction per partition of ``partials``; adds to ``rows`` how many events of each input
         went where."""
         if not self._batches:
-            return [_EMPTY] * self.partitions
-        columns = partials.columns(self._batches, np.concatenate(self._keep))
-        result = partials.aggregate(columns, self.pane_us)
+            return [self._empty] * self.partitions
+        columns = partials.columns(self._batches, np.concatenate(self._keep), self.families)
+        result = partials.aggregate(columns, self._aggregations)
         tenants, services = columns.values[0], columns.values[1]
         home = np.fromiter(
             (
@@ -428,7 +434,7 @@ class Combiner:
             counts = np.bincount(home[groups[groups >= 0]], minlength=self.partitions)
             for p in range(self.partitions):
                 rows[at][p] += int(counts[p])
-        return [partials.rows(result, columns.values, home == p) for p in range(self.partitions)]
+        return [partials.rows(result, columns, home == p) for p in range(self.partitions)]
 
     def _home(self, tenant: str, service: str) -> int:
         key = (tenant, service)
@@ -456,10 +462,6 @@ def words_of(identity: pa.Array) -> tuple[np.ndarray | None, np.ndarray]:
     has_one = identity.is_valid().to_numpy(zero_copy_only=False)
     return has_one, words[has_one]
 
-
-_EMPTY = pa.RecordBatch.from_arrays(
-    [pa.array([], field.type) for field in records.SCHEMA], schema=records.SCHEMA
-)
 
 _MEMORY = 1.5
 """For how many deduplication windows a ``RepeatFilter`` remembers, at most."""

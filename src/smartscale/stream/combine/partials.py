@@ -1,4 +1,4 @@
-"""Events to partials: one pass that groups, sums and fills histograms, in compiled code.
+"""Events to partials: one compiled pass that groups, then each aggregation over the groups.
 
 Sums of latencies are whole microseconds and exact; sums of values are float64.
 """
@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from smartscale.records import histogram
+from smartscale.records import events as records_events
 from smartscale.records import partials as records
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from smartscale.stream import attributes
+from smartscale.stream.aggregates.protocol import Aggregation, Events
+from smartscale.stream.columns import Ints, State, chosen, to_arrow
+from smartscale.stream.windows import Families
 
 LABELS = ("tenant", "service", "kind", "name")
 
@@ -26,34 +27,38 @@ LABELS = ("tenant", "service", "kind", "name")
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Events of one transaction as arrays of one length n. ``labels[c]`` are codes into ``values[c]``, in the order of
-    ``LABELS``; ``latency`` is -1 and ``value`` NaN where there is none; rows with ``keep`` False are left out."""
+    ``LABELS``; a code of the last stands for a name and a group: ``groups`` runs beside ``values[3]``. Rows with ``keep``
+    False are left out."""
 
     labels: npt.NDArray[np.int32]  # (4, n)
     values: tuple[list[str], ...]
-    time: Ints
-    error: npt.NDArray[np.bool_]
-    latency: Ints
-    value: Floats
+    groups: list[str]
+    pane: Ints
+    pane_us: Ints  # (services,): width of the panes of each service
     keep: npt.NDArray[np.bool_]
+    events: Events
 
 
 @dataclass(frozen=True, slots=True)
 class Partials:
-    """Aggregates of g groups; ``group_of`` maps each event to its group, -1 where it was left out. The histogram has one
-    entry per filled (group, slot), sorted by both."""
+    """Aggregates of g groups; ``group_of`` maps each event to its group, -1 where it was left out."""
 
     labels: npt.NDArray[np.int32]  # (4, g)
     pane: Ints
-    integers: Ints  # (6, g): count, errors, latency_count, latency_sum, latency_min, latency_max
-    value_count: Ints
-    value: Floats  # (3, g): sum, min, max
-    slot_group: Ints
-    slot: npt.NDArray[np.int16]
-    slot_count: Ints
+    pane_us: Ints
+    state: State
     group_of: npt.NDArray[np.int32]
 
 
-def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_]) -> Columns:
+def event_columns(aggregations: Sequence[Aggregation], families: Families) -> tuple[str, ...]:
+    """The columns of events that these need; the others are never decompressed."""
+    reads = {name for one in aggregations for name in one.reads}
+    reads |= {"attributes"} if any(family.group_by for family in families) else set()
+    needed = {"time", "tenant", "service", "kind", "name", "error", "identity", *reads}
+    return tuple(name for name in records_events.SCHEMA.names if name in needed)
+
+
+def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_], families: Families) -> Columns:
     """The arrays of several ``events`` batches, one after the other, with common dictionaries."""
     table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
     labels, values = [], []
@@ -61,21 +66,50 @@ def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_]) -> C
         column = table.column(name).chunk(0)
         labels.append(column.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
         values.append(column.dictionary.to_pylist())
+    of_service = np.array([families.of(service) for service in values[1]], np.int64)
+    labels[3], values[3], groups = _grouped(table, labels, values[3], of_service, families)
+    pane_us = np.array([family.pane_us for family in families])[of_service]
+    events = Events(table)
+    width: Ints | int = pane_us[labels[1]] if len(families) > 1 else families[0].pane_us
     return Columns(
         labels=np.stack(labels),
         values=tuple(values),
-        time=table.column("time").to_numpy(),
-        error=table.column("error").to_numpy(),
-        latency=_filled(table.column("latency"), -1).astype(np.int64, copy=False),
-        value=_filled(table.column("value"), np.nan).astype(np.float64, copy=False),
+        groups=groups,
+        pane=events.time // width * width,
+        pane_us=pane_us,
         keep=keep,
+        events=events,
     )
 
 
-def _filled(column: pa.ChunkedArray, missing: float) -> npt.NDArray[np.generic]:
-    if column.null_count == len(column):
-        return np.full(len(column), missing)
-    return np.asarray(pc.fill_null(column, pa.scalar(missing, column.type)).to_numpy())
+def _grouped(
+    table: pa.Table,
+    labels: Sequence[npt.NDArray[np.int32]],
+    names: list[str],
+    of_service: Ints,
+    families: Families,
+) -> tuple[npt.NDArray[np.int32], list[str], list[str]]:
+    """Codes of (name, group) for each event, and what they stand for."""
+    group, groups = np.zeros(len(labels[3]), np.int64), [""]
+    for number, family in enumerate(families):
+        if not family.group_by:
+            continue
+        concerned = np.flatnonzero(of_service[labels[1]] == number)
+        if len(concerned):
+            found, texts = attributes.groups(
+                table.column("attributes").chunk(0).take(pa.array(concerned)), family.group_by
+            )
+            group[concerned] = found + len(groups)
+            groups += texts
+    if len(groups) == 1:
+        return labels[3], names, [""] * len(names)
+    pairs = pc.dictionary_encode(pa.array(labels[3] * np.int64(len(groups)) + group))
+    name_of, group_of = np.divmod(pairs.dictionary.to_numpy(), len(groups))
+    return (
+        pairs.indices.to_numpy().astype(np.int32, copy=False),
+        [names[i] for i in name_of.tolist()],
+        [groups[i] for i in group_of.tolist()],
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -125,139 +159,79 @@ def _group(
     return groups
 
 
-@njit(cache=True, nogil=True)
-def _accumulate(
-    group_of: npt.NDArray[np.int32],
-    error: npt.NDArray[np.bool_],
-    latency: Ints,
-    value: Floats,
-    integers: Ints,
-    value_count: Ints,
-    values: Floats,
-) -> None:
-    for i in range(len(group_of)):
-        g = group_of[i]
-        if g < 0:
-            continue
-        integers[g, 0] += 1
-        integers[g, 1] += error[i]
-        if latency[i] >= 0:
-            if integers[g, 2] == 0 or latency[i] < integers[g, 4]:
-                integers[g, 4] = latency[i]
-            if latency[i] > integers[g, 5]:
-                integers[g, 5] = latency[i]
-            integers[g, 2] += 1
-            integers[g, 3] += latency[i]
-        if not np.isnan(value[i]):
-            if value_count[g] == 0 or value[i] < values[g, 1]:
-                values[g, 1] = value[i]
-            if value_count[g] == 0 or value[i] > values[g, 2]:
-                values[g, 2] = value[i]
-            value_count[g] += 1
-            values[g, 0] += value[i]
-
-
-@njit(cache=True, nogil=True)
-def _histograms(
-    group_of: npt.NDArray[np.int32],
-    latency: Ints,
-    slots: npt.NDArray[np.int16],
-    groups: int,
-    slot_count: int,
-) -> tuple[Ints, npt.NDArray[np.int16], Ints]:
-    """Filled (group, slot) pairs in order, and how many events each holds: the events' slots are laid out group by group,
-    then counted in one dense histogram after the other."""
-    start = np.zeros(groups + 1, np.int64)
-    for i in range(len(group_of)):
-        if group_of[i] >= 0 and latency[i] >= 0:
-            start[group_of[i] + 1] += 1
-    for g in range(groups):
-        start[g + 1] += start[g]
-    place = start[:groups].copy()
-    laid_out = np.empty(start[groups], np.int16)
-    for i in range(len(group_of)):
-        if group_of[i] >= 0 and latency[i] >= 0:
-            laid_out[place[group_of[i]]] = slots[i]
-            place[group_of[i]] += 1
-    out_group = np.empty(start[groups], np.int64)
-    out_slot = np.empty(start[groups], np.int16)
-    out_count = np.empty(start[groups], np.int64)
-    dense = np.zeros(slot_count, np.int64)
-    filled = 0
-    for g in range(groups):
-        low, high = slot_count, -1
-        for at in range(start[g], start[g + 1]):
-            dense[laid_out[at]] += 1
-            low = min(low, laid_out[at])
-            high = max(high, laid_out[at])
-        for slot in range(low, high + 1):
-            if dense[slot] > 0:
-                out_group[filled], out_slot[filled], out_count[filled] = g, slot, dense[slot]
-                dense[slot] = 0
-                filled += 1
-    return out_group[:filled], out_slot[:filled], out_count[:filled]
-
-
 _SMALLEST_TABLE = 1 << 12
 """Entries of the first hash table tried: it stays in the core's own cache, which is what makes the pass fast."""
 
 
-def aggregate(events: Columns, pane_us: int) -> Partials:
-    """Group events by (tenant, service, kind, name, pane).
+def aggregate(events: Columns, aggregations: Sequence[Aggregation]) -> Partials:
+    """Group events by (tenant, service, kind, name, group, pane).
 
     One pass over the events; a table that turns out too small is replaced by one eight times as large."""
-    n = len(events.time)
-    pane = events.time // pane_us * pane_us
+    n = len(events.pane)
     group_of = np.empty(n, np.int32)
     first_row = np.empty(n, np.int64)
     capacity, groups = _SMALLEST_TABLE, -1
     while groups < 0:
-        groups = _group(events.labels, pane, events.keep, np.zeros(capacity, np.int32), group_of, first_row)
+        groups = _group(
+            events.labels, events.pane, events.keep, np.zeros(capacity, np.int32), group_of, first_row
+        )
         capacity *= 8
     first_row = first_row[:groups]
-    integers = np.zeros((groups, 6), np.int64)
-    value_count = np.zeros(groups, np.int64)
-    value = np.zeros((groups, 3), np.float64)
-    _accumulate(group_of, events.error, events.latency, events.value, integers, value_count, value)
-    value[value_count == 0, 1:] = np.nan
-    slots = histogram.slots(events.latency)
-    slot_group, slot, slot_count = _histograms(group_of, events.latency, slots, groups, histogram.SLOTS)
+    labels = events.labels[:, first_row]
     return Partials(
-        labels=events.labels[:, first_row],
-        pane=pane[first_row],
-        integers=integers.T,
-        value_count=value_count,
-        value=value.T,
-        slot_group=slot_group,
-        slot=slot,
-        slot_count=slot_count,
+        labels=labels,
+        pane=events.pane[first_row],
+        pane_us=events.pane_us[labels[1]],
+        state=_state(events, aggregations, group_of, groups),
         group_of=group_of,
     )
 
 
-def rows(partials: Partials, values: tuple[list[str], ...], chosen: npt.NDArray[np.bool_]) -> pa.RecordBatch:
-    """The chosen groups (shape (g,)) as a batch of ``records.partials.SCHEMA``."""
-    index = np.flatnonzero(chosen)
-    labels = []
-    for codes, names in zip(partials.labels, values, strict=True):
-        used, inverse = np.unique(codes[index], return_inverse=True)
-        labels.append(
-            pa.DictionaryArray.from_arrays(
-                pa.array(inverse.astype(np.int32)), pa.array([names[code] for code in used], pa.string())
-            )
-        )
-    entries = chosen[partials.slot_group]
-    per_group = np.bincount(partials.slot_group[entries], minlength=len(chosen))[index]
-    offsets = pa.array(np.concatenate(([0], np.cumsum(per_group))).astype(np.int32))
-    return pa.RecordBatch.from_arrays(
-        [
-            *labels,
-            pa.array(partials.pane[index]),
-            *(pa.array(column[index]) for column in partials.integers),
-            pa.array(partials.value_count[index]),
-            *(pa.array(column[index]) for column in partials.value),
-            pa.ListArray.from_arrays(offsets, pa.array(partials.slot[entries])),
-            pa.ListArray.from_arrays(offsets, pa.array(partials.slot_count[entries])),
-        ],
-        schema=records.SCHEMA,
-    )
+def _state(
+    events: Columns, aggregations: Sequence[Aggregation], group_of: npt.NDArray[np.int32], groups: int
+) -> State:
+    state: State = {}
+    counted, counted_groups = events.events, group_of
+    if not events.keep.all() and any(one.needs_no_gaps for one in aggregations):
+        counted, counted_groups = counted.chosen(events.keep), group_of[events.keep]
+    for one in aggregations:
+        of_one = one.zero(groups)
+        if one.needs_no_gaps:
+            one.add(of_one, counted_groups, counted)
+        else:
+            one.add(of_one, group_of, events.events)
+        state |= of_one
+    return state
+
+
+def rows(partials: Partials, columns: Columns, wanted: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """The wanted groups (shape (g,)) as a batch of partials."""
+    index = np.flatnonzero(wanted)
+    codes = partials.labels[:, index]
+    labels = [_label(code, names) for code, names in zip(codes, columns.values, strict=True)]
+    arrays = {
+        **dict(zip(LABELS, labels, strict=True)),
+        "group": _label(codes[3], columns.groups),
+        "pane": pa.array(partials.pane[index]),
+        "pane_us": pa.array(partials.pane_us[index]),
+        **{name: to_arrow(column) for name, column in chosen(partials.state, index).items()},
+    }
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def _label(codes: npt.NDArray[np.int32], names: list[str]) -> pa.DictionaryArray:
+    used, inverse = np.unique(codes, return_inverse=True)
+    texts = [names[code] for code in used.tolist()]
+    if len(set(texts)) < len(texts):  # a name with several groups, or a group with several names
+        number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        inverse = np.array([number[text] for text in texts])[inverse]
+        texts = list(number)
+    return pa.DictionaryArray.from_arrays(pa.array(inverse.astype(np.int32)), pa.array(texts, pa.string()))
+
+
+def empty(aggregations: Sequence[Aggregation]) -> pa.RecordBatch:
+    """A batch without rows."""
+    keys = {name: pa.array([], records.SCHEMA.field(name).type) for name in records.KEY}
+    state = {name: to_arrow(column) for one in aggregations for name, column in one.zero(0).items()}
+    arrays = {**keys, **state}
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))

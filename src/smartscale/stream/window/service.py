@@ -105,8 +105,14 @@ class _Telemetry:
 
     def __init__(self, context: Context) -> None:
         registry = context.health.registry
+        self._warned = False
         self._rows = Counter("smartscale_window_rows", "Metric rows emitted", registry=registry)
         self._late = Counter("smartscale_window_late_events", "Events later than allowed", registry=registry)
+        self._overflow = Counter(
+            "smartscale_window_overflow_events",
+            "Events put into the group __other__ (windows.max_groups)",
+            registry=registry,
+        )
         self._keys = Gauge("smartscale_window_keys", "Keys known", registry=registry)
         self._delay = Gauge(
             "smartscale_window_watermark_delay_seconds",
@@ -118,6 +124,13 @@ class _Telemetry:
         for step in steps:
             self._rows.inc(step.rows)
             self._late.inc(step.late)
+            self._overflow.inc(step.overflow)
+            if step.overflow and not self._warned:
+                self._warned = True
+                LOG.warning(
+                    "a service has more than windows.max_groups groups: the others are counted in the group __other__ (see "
+                    "smartscale_window_overflow_events)"
+                )
         self._keys.set(sum(len(partition.keys) for partition in owned))
         oldest = min((partition.sources.watermark_us for partition in owned), default=now_us)
         self._delay.set((now_us - oldest) / MICROS)
