@@ -196,7 +196,7 @@ def test_a_mark_is_nothing_to_the_ledger(address: str, edge: Stub) -> None:
     write(address, GOOD, COUNTED)
     replayed(address, edge)
     log = open_log(address)
-    books = Books(4, windows_of(config.Windows())[0])
+    books = Books(4, bases_of(Families(config.Windows())))
     for partition in range(4):
         for record in read_all(log, TopicPartition(topics.DEAD_LETTERS, partition)):
             books.take_dead_letter(record)
