@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from smartscale import config
 from smartscale.cli.dead_letters import dead_letters_cli, since_ms
 from smartscale.errors import UserError
-from smartscale.ledger.books import Books
+from smartscale.ledger.books import Books, bases_of
 from smartscale.log import open_log
 from smartscale.log.port import Message, TopicPartition, read_all
 from smartscale.log.topics import specs
