@@ -21,6 +21,7 @@ from smartscale.log.port import Message, TopicPartition, read_all
 from smartscale.log.topics import specs
 from smartscale.records import dead_letters, schema, topics
 from smartscale.records.dead_letters import DeadLetter
+from smartscale.stream.windows import Families
 
 run = CliRunner().invoke
 
