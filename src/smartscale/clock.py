@@ -105,6 +105,11 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def thread_cpu_s() -> float:
+    """Seconds of processor time that the calling thread has used."""
+    return time.thread_time()
+
+
 def wall_ms() -> int:
     """Wall-clock milliseconds since the Unix epoch: the timestamp of log records, which retention goes by."""
     return time.time_ns() // 1_000_000

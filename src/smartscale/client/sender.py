@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from smartscale.client.address import Address, Token
+from smartscale.client.answers import AGAIN, Fate, fate, pause_s, retry_after_s
 from smartscale.clock import Clock, iso, monotonic_s
 from smartscale.errors import RetryableError
 from smartscale.records.events_json import EventIn
@@ -97,30 +98,7 @@ class _Books:
             self.sample_s[place] = seconds
 
 
-class _Verdict(msgspec.Struct):
-    verdict: str
-    reason: str = ""
-
-
-class _Answer(msgspec.Struct):
-    """What the sender reads of the edge's answers."""
-
-    accepted: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    verdicts: list[_Verdict] = []
-    detail: str = ""
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
-
-_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Answers after which the same request may succeed."""
-_FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 5.0
-"""Pauses between attempts double from the one to the other, each times a random factor from 0.5 to 1, so that many
-senders do not come back at once."""
 
 
 class Sender:
@@ -269,25 +247,23 @@ class Sender:
     def _deliver(self, connection: http.client.HTTPConnection, batch: _Batch) -> None:
         body = b"[" + b",".join(batch.events) + b"]"
         for attempt in itertools.count():
-            answer, trouble, pause_s = self._attempt(connection, body)
-            if answer is not None:
-                self._settle(batch, answer)
+            fate, trouble, asked_s = self._attempt(connection, body, len(batch.events))
+            if fate is not None:
+                self._settle(batch, fate)
                 return
-            pause_s = max(
-                pause_s, min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * self._chance.uniform(0.5, 1)
-            )
-            over = monotonic_s() + pause_s > batch.offered_s + self._give_up_s
+            wait_s = pause_s(attempt, asked_s, self._chance)
+            over = monotonic_s() + wait_s > batch.offered_s + self._give_up_s
             with self._changed:
                 self._books.retries += not over
                 self._books.last_trouble = trouble
-            if over or self._closed.wait(pause_s):
+            if over or self._closed.wait(wait_s):
                 break
         self._settle(batch, None)
 
     def _attempt(
-        self, connection: http.client.HTTPConnection, body: bytes
-    ) -> tuple[_Answer | None, str, float]:
-        """One request: its answer, or what went wrong and how many seconds to wait at least."""
+        self, connection: http.client.HTTPConnection, body: bytes, events: int
+    ) -> tuple[Fate | None, str, float]:
+        """One request: what became of the events, or what went wrong and how many seconds to wait at least."""
         with self._changed:
             self._books.requests += 1
         try:
@@ -297,35 +273,26 @@ class Sender:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             return None, f"no answer from {self._address.netloc}: {error!r}", 0.0
-        if response.status in _AGAIN:
-            return (
-                None,
-                f"answer {response.status}: {text[:200]!r}",
-                _seconds(response.headers.get("Retry-After")),
-            )
-        try:
-            return _decode_answer(text), "", 0.0
-        except msgspec.MsgspecError:
-            return _Answer(detail=f"answer {response.status} is not the edge's: {text[:200]!r}"), "", 0.0
+        if response.status in AGAIN:
+            asked_s = retry_after_s(response.headers.get("Retry-After"))
+            return None, f"answer {response.status}: {text[:200]!r}", asked_s
+        return fate(response.status, text, events), "", 0.0
 
     def _headers(self) -> Mapping[str, str]:
         return {"Content-Type": "application/json", **(self._token.headers() if self._token else {})}
 
-    def _settle(self, batch: _Batch, answer: _Answer | None) -> None:
-        """Book a batch that has its final answer, or None if it got none. What an answer does not count as accepted
-        or as a duplicate was refused, be it alone or together with the whole request."""
+    def _settle(self, batch: _Batch, fate: Fate | None) -> None:
+        """Book a batch that has its final answer, or None if it got none."""
         with self._changed:
             if self._closed.is_set():  # already booked as unanswered
                 return
-            if answer is None:
+            if fate is None:
                 self._books.given_up += len(batch.events)
             else:
-                self._books.accepted += answer.accepted
-                self._books.duplicate += answer.duplicate
-                refused = len(batch.events) - answer.accepted - answer.duplicate
-                self._books.refused += refused
-                reasons = [verdict.reason for verdict in answer.verdicts if verdict.verdict == "refused"]
-                self._books.refusals.extend(reasons or ([answer.detail] if refused else []))
+                self._books.accepted += fate.accepted
+                self._books.duplicate += fate.duplicate
+                self._books.refused += fate.refused
+                self._books.refusals.extend(fate.reasons)
                 self._books.took(monotonic_s() - batch.offered_s, self._chance)
             self._changed.notify_all()
 
@@ -334,8 +301,3 @@ _CONNECTIONS: Final[Mapping[str, type[http.client.HTTPConnection]]] = {
     "http": http.client.HTTPConnection,
     "https": http.client.HTTPSConnection,
 }
-
-
-def _seconds(retry_after: str | None) -> float:
-    """A Retry-After in seconds; 0 for one that is missing or a date."""
-    return float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0

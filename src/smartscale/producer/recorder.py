@@ -7,6 +7,7 @@ error is the same at every size. It is our own forty lines because the package `
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -18,7 +19,15 @@ from smartscale.clock import MICROS
 
 Whole = npt.NDArray[np.int64]
 
-LEVELS: Final = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "p99.99": 0.9999}
+LEVELS: Final = {
+    "p50": 0.5,
+    "p75": 0.75,
+    "p90": 0.9,
+    "p95": 0.95,
+    "p99": 0.99,
+    "p99.9": 0.999,
+    "p99.99": 0.9999,
+}
 """The percentiles that are reported, beside the mean and the exact maximum."""
 
 LONGEST_US: Final = 2**37
@@ -120,14 +129,16 @@ class Sparse(msgspec.Struct, frozen=True, array_like=True):
 def _slots(values: Whole, bits: int) -> Whole:
     """The slot of each value: below ``2**bits`` its own, then ``2**(bits - 1)`` for each power of two."""
     shift = np.maximum(np.frexp(values.astype(np.float64))[1] - bits, 0)
-    return (shift << (bits - 1)) + (values >> shift)
+    slots: Whole = (shift << (bits - 1)) + (values >> shift)
+    return slots
 
 
 def _tops(slots: Whole, bits: int) -> Whole:
     """The greatest value of each slot."""
     half = 1 << (bits - 1)
     shift = np.maximum(slots // half - 1, 0)
-    return ((slots - shift * half + 1) << shift) - 1
+    tops: Whole = ((slots - shift * half + 1) << shift) - 1
+    return tops
 
 
 COUNTS: Final = ("planned", "sent", "accepted", "duplicate", "refused", "unanswered", "trouble")
@@ -225,3 +236,84 @@ class TimelineWire(msgspec.Struct, frozen=True):
 def micros(seconds: npt.NDArray[np.float64]) -> Whole:
     """Whole microseconds."""
     return np.rint(seconds * MICROS).astype(np.int64)
+
+
+_FLUSH: Final = 4096
+"""Observations gathered before they are counted: a third of a millisecond of work at a time, so that nothing is late."""
+
+
+class Recorder:
+    """What one process of a load generator sees, counted. All instants are monotonic seconds.
+
+    ``latency``: from when a request was planned to be sent to its final answer; one that was given up counts with the time
+    until then, for its latency was at least that. ``service``: from the last attempt's first byte to its answer.
+    ``delay``: from planned to first sent; ``lag``, the part of it before the generator noticed that the request was due.
+    ``loop``: how much later than asked the event loop woke up."""
+
+    def __init__(self, start_s: float) -> None:
+        self.start_s = start_s
+        self.latency, self.service = Latencies(), Latencies()
+        self.delay, self.lag, self.loop = Latencies(), Latencies(), Latencies()
+        self.timeline = Timeline()
+        self._given = array("d")
+        self._settled = array("d")
+        self._trouble = array("d")
+        self._woke = array("d")
+
+    def given(self, due_s: float, lag_s: float, events: int) -> None:
+        """A request was due, and the generator noticed ``lag_s`` later."""
+        self._given.extend((due_s, lag_s, events))
+        if len(self._given) >= 3 * _FLUSH:
+            self._flush_given()
+
+    def settled(
+        self, due_s: float, first_s: float, last_s: float, now_s: float, fates: tuple[int, int, int, int]
+    ) -> None:
+        """A request has its end: accepted, duplicate, refused and unanswered events. ``first_s``: 0 if never sent."""
+        self._settled.extend((due_s, first_s, last_s, now_s, *fates))
+        if len(self._settled) >= 8 * _FLUSH:
+            self._flush_settled()
+
+    def troubled(self, now_s: float) -> None:
+        """An attempt failed."""
+        self._trouble.append(now_s)
+
+    def woke(self, late_s: float) -> None:
+        """The event loop woke up this much later than asked."""
+        self._woke.append(late_s)
+        if len(self._woke) >= _FLUSH:
+            self._flush_woke()
+
+    def flush(self) -> None:
+        """Count all that was seen so far."""
+        self._flush_given()
+        self._flush_settled()
+        self._flush_woke()
+        troubles = np.array(self._trouble)
+        self._trouble = array("d")
+        self.timeline.add("trouble", troubles - self.start_s, np.ones(len(troubles), dtype=np.int64))
+
+    def _flush_given(self) -> None:
+        due_s, lag_s, events = np.array(self._given).reshape(-1, 3).T
+        self._given = array("d")
+        self.lag.add(micros(lag_s))
+        self.timeline.add("planned", due_s - self.start_s, events.astype(np.int64))
+
+    def _flush_settled(self) -> None:
+        rows = np.array(self._settled).reshape(-1, 8)
+        self._settled = array("d")
+        due_s, first_s, last_s, now_s = rows[:, :4].T
+        fates = rows[:, 4:].astype(np.int64)
+        latency_us = micros(now_s - due_s)
+        self.latency.add(latency_us)
+        self.timeline.add_latencies(due_s - self.start_s, latency_us)
+        answered, sent = fates[:, 3] == 0, first_s > 0
+        self.service.add(micros((now_s - last_s)[answered]))
+        self.delay.add(micros((first_s - due_s)[sent]))
+        self.timeline.add("sent", first_s[sent] - self.start_s, fates[sent].sum(axis=1))
+        for name, events in zip(("accepted", "duplicate", "refused", "unanswered"), fates.T, strict=True):
+            self.timeline.add(name, now_s - self.start_s, events)
+
+    def _flush_woke(self) -> None:
+        self.loop.add(micros(np.array(self._woke)))
+        self._woke = array("d")

@@ -64,8 +64,8 @@ def test_a_timeline_places_requests_by_their_planned_time() -> None:
     assert [each.count for each in timeline.latencies] == [1, 0, 1]
 
 
-@given(st.lists(st.tuples(st.floats(0, 5_000), st.integers(1, 9)), max_size=40), st.data())
-@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 2_000), st.integers(1, 9)), max_size=20), st.data())
+@settings(max_examples=15)
 def test_a_timeline_stays_bounded_and_merges_whatever_its_steps(
     events: list[tuple[float, int]], data: st.DataObject
 ) -> None:
