@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,9 +24,9 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
+from smartscale.cli.produce import produce_cli
 from smartscale.cli.scenarios import scenario_cli
 from smartscale.cli.tokens import tokens_cli
-from smartscale.clock import Clock, WallClock
 from smartscale.errors import ConfigError, UserError
 from smartscale.stage import Context
 from smartscale.telemetry import logs
@@ -45,6 +44,7 @@ cli.add_typer(policy_cli, name="policy")
 cli.add_typer(tokens_cli, name="tokens")
 cli.add_typer(dead_letters_cli, name="dead-letters")
 cli.add_typer(scenario_cli, name="scenario")
+cli.add_typer(produce_cli, name="produce")
 
 ScenarioOption = Annotated[
     Path | None,
@@ -53,8 +53,6 @@ ScenarioOption = Annotated[
 PeakOption = Annotated[
     float, typer.Option("--peak", help="Requests a second of the replay's busiest interval.")
 ]
-
-UrlOption = Annotated[str, typer.Option("--url", help="Where the ingest stage listens.")]
 
 
 def _run_stage(
@@ -160,54 +158,6 @@ def sample(
         service.run(context, load, url)
 
     _run_stage("sample", slot, port, log, config, log_format, run=run)
-
-
-@cli.command(
-    epilog="Example: smartscale produce --scenario examples/scenarios/calm.yaml --url http://127.0.0.1:8070"
-)
-def produce(
-    scenario: ScenarioOption = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            "--replay", metavar="FILE", help="CSV of rates, CSV of requests, or an access log; .gz too."
-        ),
-    ] = None,
-    peak: PeakOption = 100.0,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")] = 1,
-    service: Annotated[
-        str, typer.Option("--service", help="Name for events of a file without one.")
-    ] = "replay",
-    keep_times: Annotated[
-        bool, typer.Option("--keep-times", help="Keep the recording's times instead of moving them to now.")
-    ] = False,
-    url: UrlOption = "http://127.0.0.1:8070",
-    log: Annotated[
-        str | None,
-        typer.Option("--log", metavar="ADDRESS", help="Follow this log's clock (default: wall clock)."),
-    ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Send a load to the ingest stage, open loop, and count what was answered."""
-    from smartscale import app
-    from smartscale.cli import loads
-
-    load = loads.produced_load(scenario, replay, peak, service, seed)
-    if load is None:
-        raise UserError("nothing to produce: give --scenario FILE or --replay FILE")
-    clock: Clock = WallClock()
-    if log is not None:
-        with opened(settings(log, config)) as event_log:
-            clock = app.open_clock(event_log)
-    stop = threading.Event()
-    app.stop_on_signals(stop)
-    done = loads.produce(load, url, clock, stop, keep_times)
-    if as_json:
-        print_json(done)
-    else:
-        console.print(loads.produced_table(done))
-    sys.exit(0 if done.totals.unanswered == 0 and done.totals.refused == 0 else 1)
 
 
 @cli.command(epilog="Example: smartscale topics --log kafka://127.0.0.1:9092")

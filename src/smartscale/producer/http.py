@@ -37,11 +37,10 @@ class Request:
         self.attempts = 0
         self.size_bytes = 0
 
-    @property
-    def events(self) -> int:
-        return self.stop - self.start
-
     def body(self) -> bytes:
+        """A JSON object if it is one event, else an array."""
+        if self.stop - self.start == 1:
+            return self.chunk.event(self.start)
         return self.chunk.body(self.start, self.stop)
 
 

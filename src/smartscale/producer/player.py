@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from smartscale.client.address import Address, Token
 from smartscale.client.answers import Fate
-from smartscale.clock import MICROS, monotonic_s, thread_cpu_s
+from smartscale.clock import MICROS, Clock, monotonic_s, thread_cpu_s
 from smartscale.producer.alarm import Alarm
 from smartscale.producer.chunk import Chunk
 from smartscale.producer.http import Pool, Request
@@ -94,6 +94,14 @@ class Reference:
     world_us: int
     real_s: float
     real_per_world: float = 1.0
+
+    @classmethod
+    def now(cls, clock: Clock, in_s: float) -> Reference:
+        """The reference of a start ``in_s`` real seconds from now."""
+        real_per_world = clock.to_real_s(1.0)
+        return cls(
+            clock.now_us() + round(in_s / real_per_world * MICROS), monotonic_s() + in_s, real_per_world
+        )
 
     def world(self, instant_s: float) -> int:
         """World time at an instant."""
@@ -189,6 +197,8 @@ class Played:
     """False if it was stopped before the end of the plan."""
     counts: Counts
     recorder: Recorder
+    planned_s: float
+    """Real seconds from the start to when the last request was planned."""
     elapsed_s: float
     """Real seconds from the start to the last answer."""
     cpu_mean: float
@@ -310,6 +320,7 @@ class _Player:
             complete=complete,
             counts=self._counts(),
             recorder=self._recorder,
+            planned_s=self._due_s - self._reference.real_s,
             elapsed_s=ended_s - self._reference.real_s,
             cpu_mean=meter.mean,
             cpu_peak=max(meter.mean, meter.peak),

@@ -76,19 +76,23 @@ class RateCurve:
         last = min(len(self.rates), -((self.start_us - end_us) // self.interval_us))
         return float(self.rates[first:last].max()) if first < last else 0.0
 
+    def warped(self, speed: float, factor: float) -> RateCurve:
+        """The same curve passing ``speed`` times as fast, its rates times ``factor``."""
+        return RateCurve(self.start_us, max(1, round(self.interval_us / speed)), self.rates * factor)
+
     def starting_at(self, start_us: int) -> RateCurve:
         """The same curve, moved so that it starts at ``start_us``."""
         return RateCurve(start_us, self.interval_us, self.rates)
 
 
-def from_csv(path: Path, peak_per_s: float, column: str = "requests") -> RateCurve:
+def from_csv(path: Path, peak_per_s: float | None, column: str = "requests") -> RateCurve:
     """The curve of a CSV (``.gz`` too) with columns ``timestamp`` (ISO 8601, start of the interval) and ``column``.
 
     The interval is the most frequent distance between neighbouring rows; missing rows and empty cells are filled
     by linear interpolation, because they mean that nobody counted, not that nobody came. The curve is scaled so that its
-    largest rate equals ``peak_per_s``. Raises ``ConfigError`` naming file, line and remedy.
+    largest rate equals ``peak_per_s``; None: as it was counted. Raises ``ConfigError`` naming file, line and remedy.
     """
-    if not peak_per_s > 0:
+    if peak_per_s is not None and not peak_per_s > 0:
         raise ConfigError(f"peak of {peak_per_s} requests/s: must be greater than 0 (--peak)")
     times, values = _read_rates(path, column)
     if len(times) < 2:
@@ -106,7 +110,10 @@ def from_csv(path: Path, peak_per_s: float, column: str = "requests") -> RateCur
         raise ConfigError(
             f"file {path}: column {column!r} is nowhere above 0, so it cannot be scaled to a peak"
         )
-    return RateCurve(int(times[0]), interval_us, filled * (peak_per_s / filled.max()))
+    counted = filled * (MICROS / interval_us)
+    return RateCurve(
+        int(times[0]), interval_us, counted if peak_per_s is None else filled * (peak_per_s / filled.max())
+    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from msgspec import structs
 
 from smartscale.clock import MICROS, iso, parse_iso_us
 from smartscale.errors import ConfigError
@@ -70,28 +71,47 @@ class Recording:
     """When the first request was."""
     read: _Read
     service: str
+    speed: float = 1.0
+    """Its time passes so many times as fast."""
+    scale: float = 1.0
+    """So many requests for each of the file; a fraction is a probability."""
+    seed: int = 1
     skipped: Skipped = field(default_factory=Skipped)
 
-    def chunks(self, start_us: int, run: str) -> Iterator[Chunk]:
-        """The requests in the order of the file, moved so that the first is at ``start_us``; the file is read as
-        they are taken. A line that is older than one before it keeps its time and is due at once. An event without an
-        id gets one that starts with ``run``."""
-        numbers = itertools.count()
-        shift_us = start_us - self.start_us
+    def chunks(self, start_us: int, run: str, worker: int = 0, workers: int = 1) -> Iterator[Chunk]:
+        """The requests in the order of the file, moved so that the first is at ``start_us``; the file is read as they are
+        taken. A line that is older than one before it keeps its time and is due at once. An event without an id gets one
+        that starts with ``run``, and so do all copies but the first. Worker k of n (k < n) gets each n-th line from
+        number k on."""
         latest_us = start_us
         moments: list[int] = []
         events: list[EventIn] = []
+        copies = self._copies()
         with rates.open_text(self.path) as lines:
-            for moment_us, event in self.read(lines, self.service, self.skipped):
-                event.time, event.id = iso(moment_us + shift_us), event.id or f"{run}-{next(numbers)}"
-                moments.append(moment_us + shift_us)
+            for number, (moment_us, event) in enumerate(self.read(lines, self.service, self.skipped)):
+                count = next(copies)
+                if number % workers != worker or not count:
+                    continue
+                due_us = start_us + round((moment_us - self.start_us) / self.speed)
+                event.time, event.id = iso(due_us), event.id or f"{run}-{number}"
+                moments += [due_us] * count
                 events.append(event)
-                if len(events) == _CHUNK:
+                events += (structs.replace(event, id=f"{run}-{number}-{copy}") for copy in range(1, count))
+                if len(events) >= _CHUNK:
                     yield _chunk(moments, events, latest_us)
                     latest_us = max(latest_us, *moments)
                     moments, events = [], []
         if events:
             yield _chunk(moments, events, latest_us)
+
+    def _copies(self) -> Iterator[int]:
+        """How often each request is sent: the same in every process."""
+        whole, part = divmod(self.scale, 1)
+        if not part:
+            yield from itertools.repeat(int(whole))
+        chance = np.random.default_rng(self.seed)
+        while True:
+            yield from (int(whole) + (chance.random(_CHUNK) < part)).tolist()
 
 
 def _chunk(moments: list[int], events: list[EventIn], latest_us: int) -> Chunk:
@@ -99,14 +119,27 @@ def _chunk(moments: list[int], events: list[EventIn], latest_us: int) -> Chunk:
     return of_events(np.maximum.accumulate(np.maximum(moments_us, latest_us)), events)
 
 
-def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int = 1) -> Load | Recording:
-    """What the file holds. ``peak_per_s`` scales a curve of rates and is not used for single requests; ``service``
-    names what has no service of its own. Raises ``ConfigError`` if the file cannot be read or is neither."""
+def open_load(
+    path: Path,
+    peak_per_s: float | None,
+    service: str = "replay",
+    seed: int = 1,
+    *,
+    scale: float | None = None,
+    speed: float = 1.0,
+) -> Load | Recording:
+    """What the file holds, its time passing ``speed`` times as fast.
+
+    A curve of rates is scaled to a peak of ``peak_per_s`` (requests/s as they are sent); without it, to ``scale`` times what
+    was counted. Of single requests there are ``scale`` for each, and no peak is taken. ``service`` names what has no
+    service of its own. Raises ``ConfigError`` if the file cannot be read or is neither."""
     with rates.open_text(path) as lines:
         first = next((line for line in lines if line.strip()), "")
     columns = next(csv.reader([first]), [])
     if {"timestamp", "requests"} <= set(columns):
-        return of_curve(rates.from_csv(path, peak_per_s), Service(name=service, rate=1.0), seed)
+        curve = rates.from_csv(path, peak_per_s)
+        factor = 1.0 if peak_per_s is not None else (1.0 if scale is None else scale) * speed
+        return of_curve(curve.warped(speed, factor), Service(name=service, rate=1.0), seed)
     if "timestamp" in columns:
         read: _Read = _requests
     elif _COMBINED.match(first):
@@ -126,7 +159,7 @@ def open_load(path: Path, peak_per_s: float, service: str = "replay", seed: int 
         raise ConfigError(
             f"file {path}: no line could be read: {'; '.join(skipped.examples) or 'there is none'}"
         )
-    return Recording(path, start[0], read, service)
+    return Recording(path, start[0], read, service, speed, 1.0 if scale is None else scale, seed)
 
 
 def _requests(lines: Iterable[str], service: str, skipped: Skipped) -> Iterator[Request]:

@@ -1,138 +1,179 @@
 """Plays a load against the edge: what ``smartscale produce`` does.
 
-Open loop: every event has a planned time and is sent when the clock reaches it, whether or not earlier ones have been
-answered. If that cannot be kept, the delay is told, never hidden.
+One process by itself, or several: each says when it is ready, all start at the same instant, and tell once a second how
+far they are. A worker that is lost is told in the report; workers end with whoever started them.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import Final
 
 import msgspec
-import numpy as np
 
-from smartscale.client.sender import Sender, SenderFull, Totals
-from smartscale.clock import MICROS, Clock, monotonic_s
-from smartscale.producer.chunk import Chunk
+from smartscale.client.address import Address, Token
+from smartscale.errors import PermanentError
+from smartscale.producer import job as jobs
+from smartscale.producer.job import Job, Start
+from smartscale.producer.labels import Labels, true_faults, truth
 from smartscale.producer.load import Load
-from smartscale.producer.plan import planned
-from smartscale.producer.replay import Recording
-from smartscale.records.events_json import EventIn
+from smartscale.producer.player import Counts, Progress
+from smartscale.producer.report import Mark, Piece, Report, Setting, added, marks, merged
 
-_TICK_S: Final = 0.01
-"""Real. Events due within it are offered together; a tenth of what the narrowest window could tell apart."""
-_OFFER: Final = 5000
-"""Events offered at once at most, so that a stop is noticed soon."""
-_PROGRESS_S: Final = 1.0
-_CLOSE_S: Final = 90.0
-"""Real. How long the last events may take to be answered: a little more than they are tried again for."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far it is. ``behind_s``: world seconds by which the latest event was sent after its planned time."""
-
-    now_us: int
-    behind_s: float
-    totals: Totals
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """What was done. ``complete`` is False if it was stopped before the end of the load."""
-
-    start_us: int
-    end_us: int
-    complete: bool
-    totals: Totals
-    greatest_behind_s: float
-    """World seconds by which the latest event, at worst, was sent after its planned time."""
-    skipped_lines: int = 0
-    skipped_examples: Sequence[str] = ()
+_LEAD_S: Final = 0.3
+"""From the decision to start until the start: the first chunks are planned in it."""
+_READY_S: Final = 60.0
+"""How long a worker may take to be ready."""
 
 
 def run(
-    load: Load | Recording,
-    url: str,
-    clock: Clock,
+    job: Job,
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
-    keep_times: bool = False,
-) -> Summary:
-    """Play ``load`` from now (world time) to its end or until ``stop``, events going to ``url``.
+    token: Token | None = None,
+    on_labels: Callable[[Labels], None] | None = None,
+) -> Report:
+    """Send the load from now to its end or until ``stop``, and report.
 
-    ``keep_times``: events keep the times of the recording or scenario instead of being moved to now; those that lie in
-    the past are sent at once.
-
-    ``on_progress`` is called about once a second (real). Raises ``UserError`` for a wrong ``url``."""
-    start_us = load.start_us if keep_times else clock.now_us()
-    run_id = _run_id(load, start_us)
-    sender = Sender(url, clock, run_id=run_id)
-    chunks = (
-        load.chunks(start_us, run_id)
-        if isinstance(load, Recording)
-        else planned(load.starting_at(start_us), run_id)
-    )
-    player = _Player(sender, clock, stop, on_progress)
+    ``on_progress`` is called about once a second (real); ``on_labels`` with the truth of a scenario, as it starts. Raises
+    ``UserError`` for a wrong load or address."""
+    Address.of(job.options.url)
+    load = jobs.opened(job.spec)
+    workers = _Workers(job, token) if job.workers > 1 else None
     try:
-        complete = player.play(chunks)
+        if workers is None:
+            jobs.warm_up(load)
+        else:
+            workers.until_ready(stop)
+        begin = jobs.start(job, load, _LEAD_S)
+        faults: list[Mark] = []
+        if isinstance(load, Load):
+            moved = load.starting_at(begin.world_us)
+            faults = marks(true_faults(moved), begin.world_us, begin.reference.real_per_world)
+            if on_labels is not None:
+                on_labels(truth(moved))
+        if workers is None:
+            pieces = [jobs.share(job, load, begin, stop, on_progress, token)]
+        else:
+            pieces = workers.play(begin, stop, on_progress)
     finally:
-        totals = sender.close(_CLOSE_S)
-    skipped = load.skipped if isinstance(load, Recording) else None
-    return Summary(
-        start_us,
-        clock.now_us(),
-        complete,
-        totals,
-        player.greatest_behind_s,
-        skipped.lines if skipped else 0,
-        skipped.examples if skipped else (),
+        if workers is not None:
+            workers.close()
+    if not pieces:
+        raise PermanentError("no process of the load generator came to its end")
+    setting = Setting(
+        job.spec.name,
+        job.options.url,
+        begin.world_us,
+        job.workers,
+        job.options.connections,
+        job.options.batch,
     )
+    return merged(pieces, setting, faults, job.workers - len(pieces))
 
 
-def _run_id(load: Load | Recording, start_us: int) -> str:
-    """Starts every id: another one for each start, so that a second run is not taken for a repeat of the first."""
-    seed = load.seed if isinstance(load, Load) else load.path.name.partition(".")[0]
-    return f"{seed}-{start_us:x}"
+class _Workers:
+    """Processes that each play a share."""
+
+    def __init__(self, job: Job, token: Token | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._processes: list[SpawnProcess] = []
+        self._open: dict[Connection, int] = {}
+        for worker in range(job.workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(theirs, job, token, worker), name=f"load-{worker}", daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._open[ours] = worker
+
+    def close(self) -> None:
+        """End all that still run."""
+        for pipe in self._open:
+            pipe.close()
+        for process in self._processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def until_ready(self, stop: threading.Event) -> None:
+        """Until every worker could start. Raises ``PermanentError`` if one cannot."""
+        for pipe, worker in self._open.items():
+            try:
+                if not pipe.poll(_READY_S) or pipe.recv() != "ready":
+                    raise EOFError
+            except EOFError:
+                raise PermanentError(f"process {worker} of the load generator could not start") from None
+            if stop.is_set():
+                return
+
+    def play(
+        self, begin: Start, stop: threading.Event, on_progress: Callable[[Progress], None]
+    ) -> list[Piece]:
+        """The pieces of those that came to their end."""
+        for pipe in self._open:
+            pipe.send(begin)
+        pieces: list[Piece] = []
+        latest: dict[int, Progress] = {}
+        told, stopping = 0, False
+        while self._open:
+            if stop.is_set() and not stopping:
+                stopping = True
+                for pipe in self._open:
+                    pipe.send("stop")
+            heard = set(wait(list(self._open), timeout=0.2))
+            for pipe in [pipe for pipe in self._open if pipe in heard]:
+                try:
+                    message = pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    del self._open[pipe]
+                    continue
+                if isinstance(message, Progress):
+                    latest[self._open[pipe]] = message
+                    told += 1
+                else:
+                    pieces.append(msgspec.msgpack.decode(message, type=Piece))
+            if told >= len(latest) > 0:
+                told = 0
+                on_progress(_joined(list(latest.values())))
+        return pieces
 
 
-class _Player:
-    def __init__(
-        self, sender: Sender, clock: Clock, stop: threading.Event, on_progress: Callable[[Progress], None]
-    ) -> None:
-        self.greatest_behind_s = 0.0
-        self._sender, self._clock, self._stop, self._on_progress = sender, clock, stop, on_progress
-        self._behind_s = 0.0
-        self._next_progress_s = monotonic_s() + _PROGRESS_S
+def _joined(parts: Sequence[Progress]) -> Progress:
+    counts: Counts = added([part.counts for part in parts])
+    return Progress(max(part.at_us for part in parts), max(part.behind_s for part in parts), counts)
 
-    def play(self, chunks: Iterator[Chunk]) -> bool:
-        """Send all; False if stopped before the end."""
-        return all(self._send(chunk) for chunk in chunks)
 
-    def _send(self, chunk: Chunk) -> bool:
-        """Send a chunk as it falls due; False if stopped."""
-        sent, events = 0, chunk.events()
-        while sent < len(events) and not self._stop.is_set():
-            due = int(np.searchsorted(chunk.due_us, self._clock.now_us(), side="right"))
-            if due == sent:
-                wait_s = self._clock.to_real_s((int(chunk.due_us[sent]) - self._clock.now_us()) / MICROS)
-                self._stop.wait(min(max(wait_s, _TICK_S), _PROGRESS_S))
-            elif self._offered(events[sent : min(due, sent + _OFFER)]):
-                self._behind_s = max(0, self._clock.now_us() - int(chunk.due_us[sent])) / MICROS
-                self.greatest_behind_s = max(self.greatest_behind_s, self._behind_s)
-                sent = min(due, sent + _OFFER)
-            self._progress()
-        return not self._stop.is_set()
+def _work(pipe: Connection, job: Job, token: Token | None, worker: int) -> None:
+    """A worker's life. It stops when told, not by signals that are meant for whoever started it; and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    load = jobs.opened(job.spec)
+    jobs.warm_up(load)
+    pipe.send("ready")
+    begin = pipe.recv()
+    stop = threading.Event()
 
-    def _offered(self, events: Sequence[EventIn]) -> bool:
-        """Hand events to the sender; False if it has had no room for some time."""
+    def listen() -> None:
         try:
-            self._sender.offer(events, timeout_s=_PROGRESS_S)
-        except SenderFull:
-            return False
-        return True
+            while True:
+                pipe.recv()
+                stop.set()
+        except (EOFError, OSError):
+            if not done.is_set():
+                os._exit(4)
 
-    def _progress(self) -> None:
-        if monotonic_s() >= self._next_progress_s:
-            self._next_progress_s = monotonic_s() + _PROGRESS_S
-            self._on_progress(Progress(self._clock.now_us(), self._behind_s, self._sender.totals()))
+    done = threading.Event()
+    threading.Thread(target=listen, name="listen", daemon=True).start()
+    piece = jobs.share(job, load, begin, stop, pipe.send, token, worker)
+    done.set()
+    pipe.send(msgspec.msgpack.encode(piece))

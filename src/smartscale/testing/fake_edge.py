@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +34,8 @@ class FakeEdge:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                given = body if isinstance(body, list) else [body]
                 with edge.lock:
                     edge.requests.append(given)
                     edge.headers.append(dict(self.headers.items()))
@@ -41,13 +43,13 @@ class FakeEdge:
                 if found is None:
                     self.close_connection = True
                     return
-                body = json.dumps(found[1]).encode()
+                said = json.dumps(found[1]).encode()
                 self.send_response(found[0])
                 if found[0] in (429, 503):
                     self.send_header("Retry-After", "0")
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(said)
 
             def log_message(self, *args: object) -> None:
                 """Quiet."""
@@ -55,6 +57,11 @@ class FakeEdge:
         class Server(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 64
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that goes away is no error."""
+                if not isinstance(sys.exception(), ConnectionError):
+                    super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it was called
 
         self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

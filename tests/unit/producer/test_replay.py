@@ -39,6 +39,39 @@ def test_a_csv_of_rates_is_a_load_scaled_to_the_peak(tmp_path: Path) -> None:
     assert source.demand(np.array([0.0, 59.9, 60.0, 119.9])).tolist() == [25, 25, 50, 50]
 
 
+def test_a_curve_may_be_scaled_and_pass_faster(tmp_path: Path) -> None:
+    """3 and 6 requests a minute, ten times as many, thirty times as fast: 15 and 30 a second for two seconds each."""
+    path = tmp_path / "rates.csv"
+    path.write_text("timestamp,requests\n2024-01-01T00:00:00Z,3\n2024-01-01T00:01:00Z,6\n")
+    load = open_load(path, None, "shop", scale=10, speed=30)
+    assert isinstance(load, Load)
+    assert load.sources[0].demand(np.array([0.0, 1.9, 2.0, 3.9])).tolist() == [15, 15, 30, 30]
+    assert load.duration_s == 4
+    to_peak = open_load(path, 50, "shop", speed=30)
+    assert isinstance(to_peak, Load)
+    assert to_peak.sources[0].demand(np.array([0.0, 3.9])).tolist() == [25, 50]
+
+
+def test_requests_may_pass_faster_and_be_sent_several_times_or_in_part(tmp_path: Path) -> None:
+    """Copies have the same time and ids of their own; a fraction is drawn, the same in every run and process."""
+    path = tmp_path / "requests.csv"
+    lines = [f"2024-01-01T00:{i // 60:02d}:{i % 60:02d}Z,e{i}" for i in range(600)]
+    path.write_text("timestamp,id\n" + "\n".join(lines))
+
+    def ids(scale: float, worker: int = 0, workers: int = 1) -> list[str]:
+        opened = open_load(path, None, scale=scale, speed=10)
+        assert isinstance(opened, Recording)
+        chunks = list(opened.chunks(START_US, "r", worker, workers))
+        assert max(int(chunk.due_us[-1]) for chunk in chunks) <= START_US + 59_900_000
+        return [str(event.id) for chunk in chunks for event in chunk.events()]
+
+    assert ids(2)[:4] == ["e0", "r-0-1", "e1", "r-1-1"]
+    assert len(set(ids(2.5))) == len(ids(2.5))
+    assert 1400 < len(ids(2.5)) < 1600
+    assert 80 < len(ids(0.2)) < 160
+    assert sorted(ids(2.5, 0, 2) + ids(2.5, 1, 2)) == sorted(ids(2.5))
+
+
 def test_a_csv_of_requests_uses_the_columns_it_finds(tmp_path: Path) -> None:
     """Path and method make the name, without the query; microseconds become milliseconds."""
     text = (

@@ -1,0 +1,179 @@
+"""``smartscale produce``: sending a load, and telling what was measured."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smartscale.cli.options import ConfigOption, JsonOption, console, opened, print_json, settings
+from smartscale.clock import iso
+from smartscale.errors import UserError
+
+produce_cli = typer.Typer(
+    help="Send a load to the ingest stage, open loop, and measure how it is answered.",
+    epilog="Example: smartscale produce --scenario examples/scenarios/calm.yaml --report load.html",
+)
+
+UrlOption = Annotated[str, typer.Option("--url", help="Where the ingest stage listens.")]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="File with the bearer token (default: variable SMARTSCALE_TOKEN).",
+    ),
+]
+URL = "http://127.0.0.1:8070"
+
+
+@produce_cli.callback(invoke_without_command=True)
+def produce(
+    context: typer.Context,
+    scenario: Annotated[
+        Path | None,
+        typer.Option("--scenario", metavar="FILE", help="Scenario (YAML, see examples/scenarios)."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="FILE", help="CSV of rates, CSV of requests, or an access log; .gz too."
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            "--rate",
+            metavar="NUMBER",
+            help="Constant requests a second, of --scenario's mix if it is given.",
+        ),
+    ] = None,
+    for_s: Annotated[
+        float | None, typer.Option("--for", metavar="SECONDS", help="End the load after so much world time.")
+    ] = None,
+    peak: Annotated[
+        float | None,
+        typer.Option(
+            "--peak", help="Requests a second of a replayed curve's busiest interval [default: 100]."
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option("--scale", help="So many requests for each of the replay, instead of --peak."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", help="The replay's time passes so many times as fast.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same events.")] = None,
+    service: Annotated[
+        str, typer.Option("--service", help="Name for events of a file without one.")
+    ] = "replay",
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Keep the recording's times instead of moving them to now.")
+    ] = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Events of a request, at most.")] = 500,
+    connections: Annotated[
+        int, typer.Option("--connections", min=1, help="Connections, over all workers.")
+    ] = 64,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Processes that share the load.")
+    ] = 1,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Also write a page with plots (HTML).")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FILE", help="Write the scenario's truth, to score detectors with."),
+    ] = None,
+    url: UrlOption = URL,
+    token_file: TokenOption = None,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="ADDRESS", help="Follow this log's clock (default: wall clock)."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a load to the ingest stage, open loop, and measure how it is answered.
+
+    Latency counts from when a request was planned to be sent, so a slow server cannot hide (docs/load.md explains
+    every figure). Exit code 1 if events were refused or not answered."""
+    if context.invoked_subcommand is not None:
+        return
+    from smartscale import app
+    from smartscale.client.address import read_token
+    from smartscale.producer import labels as truths
+    from smartscale.producer import report as reports
+    from smartscale.producer import service as sending
+    from smartscale.producer.job import Job, LoadSpec
+    from smartscale.producer.player import Options, Progress
+
+    anchor = None
+    if log is not None:
+        with opened(settings(log, config)) as event_log:
+            anchor = app.read_anchor(event_log)
+    job = Job(
+        spec=LoadSpec(
+            scenario=str(scenario) if scenario else None,
+            replay=str(replay) if replay else None,
+            rate_per_s=_rate(rate),
+            for_s=for_s,
+            peak_per_s=100.0 if replay and peak is None and scale is None else peak,
+            scale=scale,
+            speed=speed,
+            seed=seed,
+            service=service,
+        ),
+        options=Options(url=url, batch=batch, connections=connections),
+        workers=workers,
+        anchor=anchor,
+        keep_times=keep_times,
+    )
+    for path in (report, labels):
+        _writable(path)
+
+    def tell(progress: Progress) -> None:
+        counts = progress.counts
+        behind = f", {progress.behind_s:.1f} s behind" if progress.behind_s > 1 else ""
+        typer.echo(
+            f"{iso(progress.at_us)[:19]}  sent {counts.sent:,}, accepted {counts.accepted:,}, refused "
+            f"{counts.refused:,}, unanswered {counts.unanswered:,}{behind}",
+            err=True,
+        )
+
+    stop = threading.Event()
+    app.stop_on_signals(stop)
+    done = sending.run(
+        job,
+        stop,
+        tell,
+        read_token(token_file),
+        (lambda truth: truths.write(labels, truth)) if labels else None,
+    )
+    if report is not None:
+        from smartscale.producer.page import page
+
+        report.write_text(page(done), encoding="utf-8")
+    if as_json:
+        print_json(done)
+    else:
+        console.print(reports.table(done))
+    sys.exit(0 if done.counts.unanswered == 0 and done.counts.refused == 0 else 1)
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--rate {text}: use a number of requests a second") from None
+
+
+def _writable(path: Path | None) -> None:
+    """Raises ``UserError`` now rather than after the run."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it to")
