@@ -269,10 +269,19 @@ def _python(name: str) -> str:
     return str(ENVIRONMENTS / name / "bin" / "python")
 
 
-def _java(folder: str, main: str) -> list[str]:
+def _java(place: Place, folder: str, main: str) -> list[str]:
     target = HERE / folder / "target"
     opens = ["--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=java.base/java.lang=ALL-UNNAMED"]
-    return ["java", "-Xms1g", "-Xmx2g", *opens, "-cp", f"{target}/peer.jar:{target}/libs/*", main]
+    return [
+        "java",
+        "-Xms1g",
+        "-Xmx2g",
+        f"-Djava.io.tmpdir={place.folder}",
+        *opens,
+        "-cp",
+        f"{target}/peer.jar:{target}/libs/*",
+        main,
+    ]
 
 
 def _smartscale(place: Place) -> list[list[str]]:
@@ -293,7 +302,7 @@ def _quix(method: str) -> Callable[[Place], list[list[str]]]:
 def _kafka_streams(guarantee: str) -> Callable[[Place], list[list[str]]]:
     return lambda place: [
         [
-            *_java("kafka_streams", "smartscale.peers.Peer"), place.broker, place.input, place.results,
+            *_java(place, "kafka_streams", "smartscale.peers.Peer"), place.broker, place.input, place.results,
             str(SIZE_MS), str(BOUND_MS), str(place.folder), guarantee,
         ]
     ]  # fmt: skip
@@ -318,7 +327,7 @@ CONTENDERS: Final[Mapping[str, Contender]] = {
     "flink": Contender(
         lambda place: [
             [
-                *_java("flink", "smartscale.peers.FlinkPeer"), place.broker, place.input, place.results,
+                *_java(place, "flink", "smartscale.peers.FlinkPeer"), place.broker, place.input, place.results,
                 str(SIZE_MS), str(BOUND_MS),
             ]
         ],

@@ -624,6 +624,9 @@ class _Trouble:
             self.down = error.str()
 
 
+_NOWHERE: Final = TopicPartition("", -1)
+
+
 class _Intake:
     """Reads records of the partitions in ``reading`` from a consumer, within bounds of time and bytes."""
 
@@ -649,24 +652,30 @@ class _Intake:
                     continue
                 self._held.append(first)
                 self._held.extend(self._consumer.consume(BATCH, 0))
+            # A third party's topic brings one event a message: what is the same for messages in a row is looked up once.
+            at, wanted = _NOWHERE, False
             while self._held:
                 message = self._held[0]
-                at = TopicPartition(message.topic() or "", message.partition() or 0)
                 error = message.error()
+                if (message.topic(), message.partition()) != at or error is not None:
+                    at = TopicPartition(message.topic() or "", message.partition() or 0)
+                    wanted = at in self.reading
+                    if error is None and wanted:
+                        self.ends.discard(at)
                 if error is not None:
                     if error.code() != _E._PARTITION_EOF and records:
                         return records  # told by the next call
                     self._held.popleft()
                     self._event(at, message, error)
-                elif at not in self.reading:
+                    at = _NOWHERE
+                elif not wanted:
                     self._held.popleft()
                 else:
                     value = message.value() or b""
-                    if records and total + len(value) > max_bytes:
+                    total += len(value)
+                    if records and total > max_bytes:
                         return records
                     self._held.popleft()
-                    total += len(value)
-                    self.ends.discard(at)
                     records.append(
                         Record(
                             at.topic,

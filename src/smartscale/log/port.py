@@ -66,9 +66,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record that was read. ``timestamp_ms`` is the wall-clock time of writing."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record that was read. ``timestamp_ms`` is the wall-clock time of writing. A struct, because a third party's topic
+    brings hundreds of thousands a second: made in a tenth of a frozen dataclass's time."""
 
     topic: str
     partition: int

@@ -16,7 +16,8 @@ Invariants
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -52,15 +53,20 @@ class Resume(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A third party's JSON event as columns, or why it cannot be one."""
+    """A third party's JSON values: the good events as columns, and why the others are none.
 
-    batch: pa.RecordBatch | None
-    reason: str = ""
-    detail: str = ""
+    ``len(places) + len(refused)`` is how many values there were."""
+
+    batch: pa.RecordBatch
+    """Of ``events.SCHEMA``."""
+    places: Sequence[int]
+    """Each good event's place among the values, ascending."""
+    refused: Sequence[tuple[int, str, str]]
+    """Place, reason and detail."""
 
 
-JsonDecoder = Callable[[bytes, int], Decoded]
-"""(value, now_us) -> one event as a batch of ``events.SCHEMA``."""
+JsonDecoder = Callable[[Sequence[bytes], int], Decoded]
+"""(values, now_us) -> the verdicts, the same for each value whatever the others are."""
 
 
 @dataclass(slots=True)
@@ -221,6 +227,9 @@ class Combiner:
         one = self._inputs[record.at]
         replay = record.offset < one.resume_at
         limits = self.settings.time
+        if schema.SCHEMA not in record.headers:
+            self.take_json([record], now_us)
+            return False
         if not replay:
             one.account.end = record.offset + 1
             self.pending_bytes += len(record.value)
@@ -240,12 +249,7 @@ class Combiner:
                         record.timestamp_ms,
                     )
                 return not replay
-            if kind is None:
-                ingest_us = now_us
-                batch = self._third_party(one, record, now_us, replay)
-                if batch is None:
-                    return False
-            elif kind == schema.EVENTS:
+            if kind == schema.EVENTS:
                 ingest_us = schema.int_header(record.headers, "ingest_us")
                 batch = events.decode(record.value, ("identity",) if replay else self._columns)
             else:
@@ -272,20 +276,54 @@ class Combiner:
             heard = watermark.on_events(one.source, 0, record.timestamp_ms, limits)
             one.source = watermark.replayed(one.source, heard)
             return False
-        one.account.read += batch.num_rows
-        one.account.duplicates += int(batch.num_rows - np.count_nonzero(keep))
-        self._batches.append(batch)
-        self._keep.append(keep)
-        self._origin.append(record.at)
+        self._count(one, record.at, batch, keep)
         greatest = min(int(batch.column("time").to_numpy().max()), ingest_us)
         one.source = watermark.on_events(one.source, greatest, record.timestamp_ms, limits)
         return False
 
-    def _third_party(self, one: _Input, record: Record, now_us: int, replay: bool) -> pa.RecordBatch | None:
-        decoded = self._decode_json(record.value, now_us)
-        if decoded.batch is None and not replay:
-            self._bury(one, record, decoded.reason, decoded.detail, 1, now_us)
-        return None if decoded.batch is None else decoded.batch.select(self._columns)
+    def take_json(self, records: Sequence[Record], now_us: int) -> None:
+        """Read a third party's records (without a schema) into the open transaction: of one partition, in their order. As
+        if each was taken alone, at a small part of the cost."""
+        one = self._inputs[records[0].at]
+        fresh = bisect_left(records, one.resume_at, key=lambda record: record.offset)
+        for part, replay in ((records[:fresh], True), (records[fresh:], False)):
+            if part:
+                self._take_json(one, part, now_us, replay)
+
+    def _take_json(self, one: _Input, records: Sequence[Record], now_us: int, replay: bool) -> None:
+        decoded = self._decode_json([record.value for record in records], now_us)
+        written_ms = np.fromiter((record.timestamp_ms for record in records), np.int64, len(records))
+        one.written_ms = max(one.written_ms, int(written_ms.max()))
+        if not replay:
+            one.account.end = records[-1].offset + 1
+            self.pending_bytes += sum(len(record.value) for record in records)
+            for place, reason, detail in decoded.refused:
+                self._bury(one, records[place], reason, detail, 1, now_us)
+        if not decoded.places:
+            return
+        batch, limits = decoded.batch, self.settings.time
+        written_ms = written_ms[decoded.places]
+        keep = np.ones(batch.num_rows, np.bool_)
+        identity = batch.column("identity")
+        if identity.null_count < len(identity):
+            for start, end in one.seen.spans(written_ms):
+                part = identity.slice(start, end - start)
+                keep[start:end] = self._first_seen(one, part, int(written_ms[start]))
+        if replay:
+            heard = watermark.on_events(one.source, 0, int(written_ms.max()), limits)
+            one.source = watermark.replayed(one.source, heard)
+        else:
+            greatest = min(int(batch.column("time").to_numpy().max()), now_us)
+            one.source = watermark.on_events(one.source, greatest, int(written_ms.max()), limits)
+            self._count(one, records[0].at, batch.select(self._columns), keep)
+
+    def _count(self, one: _Input, at: TopicPartition, batch: pa.RecordBatch, keep: np.ndarray) -> None:
+        """These events belong to the open transaction; those with ``keep`` False are repeats."""
+        one.account.read += batch.num_rows
+        one.account.duplicates += int(batch.num_rows - np.count_nonzero(keep))
+        self._batches.append(batch)
+        self._keep.append(keep)
+        self._origin.append(at)
 
     def _move(
         self, one: _Input, record: Record, batch: pa.RecordBatch, growth: events.Growth

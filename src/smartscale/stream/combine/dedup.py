@@ -11,6 +11,8 @@ chooses the slot: the first has chosen the partition already, so within one its 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -107,6 +109,15 @@ class RepeatFilter:
                 _mark_known(table.words, identities, repeat)
         self._tables[generation].insert(identities, repeat)
         return repeat
+
+    def spans(self, written_ms: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Stretches ``[start, end)`` of records, by their times of writing, whose identities are remembered equally long.
+
+        >>> RepeatFilter(window_ms=20).spans(np.array([5, 6, 11, 12, 9]))
+        [(0, 2), (2, 4), (4, 5)]
+        """
+        cuts = np.flatnonzero(np.diff(written_ms // self._generation_ms)) + 1
+        return list(pairwise([0, *cuts.tolist(), len(written_ms)]))
 
     def know(self, identities: Words, written_ms: int) -> None:
         """Remember identities of a record written at ``written_ms``, which may be before what came last."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import groupby
 
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import monotonic_s, wall_ms
 from smartscale.log.port import Log, Poll, Record, TopicPartition, Worker
-from smartscale.records import topics
+from smartscale.records import schema, topics
 from smartscale.stage import Context, keep_working
 from smartscale.stream.combine.core import Combiner, Resume
 from smartscale.stream.combine.growth import ids_before
@@ -19,6 +20,9 @@ LOG = logging.getLogger(__name__)
 
 _COUNT_SOURCES_EVERY_S = 2.0
 """Real seconds between two looks at how many input partitions there are: ``events`` may grow."""
+
+_AT_ONCE = 10_000
+"""Records of a third party taken together: few enough that their events, as objects, stay a few megabytes."""
 
 
 def run(context: Context) -> None:
@@ -73,10 +77,21 @@ def _gather(context: Context, worker: Worker, combiner: Combiner) -> bool:
 
 
 def take_all(context: Context, combiner: Combiner, records: Iterable[Record], now_us: int) -> None:
-    """Read records into the open transaction."""
-    for record in records:
-        if combiner.take(record, now_us):
-            _learn(context, combiner, record.at)
+    """Read records into the open transaction; those of a third party that come in a row at once."""
+    for plain, run in groupby(records, _of_third_party):
+        if plain is not None:
+            several = list(run)
+            for first in range(0, len(several), _AT_ONCE):
+                combiner.take_json(several[first : first + _AT_ONCE], now_us)
+            continue
+        for record in run:
+            if combiner.take(record, now_us):
+                _learn(context, combiner, record.at)
+
+
+def _of_third_party(record: Record) -> tuple[str, int] | None:
+    """The partition of a record without a schema."""
+    return None if schema.SCHEMA in record.headers else (record.topic, record.partition)
 
 
 def _learn(context: Context, combiner: Combiner, at: TopicPartition) -> None:
