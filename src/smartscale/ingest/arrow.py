@@ -73,7 +73,7 @@ def decode(_headers: Mapping[str, str], body: bytes, limits: Limits) -> Columns:
     """The rows of a stream. Raises ``MalformedBody``, ``TooLong``."""
     try:
         fields, count = _read(body, limits)
-    except (pa.ArrowException, OSError, StopIteration, struct.error) as error:
+    except (pa.ArrowException, OSError, UnicodeError, StopIteration, struct.error) as error:
         raise MalformedBody(f"the body is not a valid Arrow IPC stream: {error}") from None
     rows = _Rows(fields, count, limits)
     good = rows.good()
