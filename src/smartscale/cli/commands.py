@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from smartscale.cli.dead_letters import dead_letters_cli
+from smartscale.cli.ingest_tail import tail as tail_files
 from smartscale.cli.options import (
     ConfigOption,
     JsonOption,
@@ -73,8 +74,20 @@ def _run_stage(
     sys.exit(app.run_stage(name, settings(log, config, flags), slot, port, run))
 
 
-@cli.command(epilog="Example: smartscale ingest --log sqlite:smartscale.db --port 8070")
+ingest_cli = typer.Typer(
+    help="Take events in over HTTP and answer once they are durably in the log.",
+    epilog="Example: smartscale ingest --log sqlite:smartscale.db --port 8070",
+    invoke_without_command=True,
+)
+ingest_cli.command("tail", epilog="Example: smartscale ingest tail /var/log/nginx/access.log --service shop")(
+    tail_files
+)
+cli.add_typer(ingest_cli, name="ingest")
+
+
+@ingest_cli.callback()
 def ingest(
+    context: typer.Context,
     slot: SlotOption = "0",
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.")] = None,
@@ -83,7 +96,9 @@ def ingest(
     log_format: LogFormatOption = "text",
 ) -> None:
     """Take events in over HTTP and answer once they are durably in the log."""
-    _run_stage("ingest", slot, None, log, config, log_format, {"ingest.host": host, "ingest.port": port})
+    if context.invoked_subcommand is None:
+        flags: dict[str, object] = {"ingest.host": host, "ingest.port": port}
+        _run_stage("ingest", slot, None, log, config, log_format, flags)
 
 
 _PLAIN_STAGES = {

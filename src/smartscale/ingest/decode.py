@@ -181,6 +181,9 @@ def _read(outcome: Outcome, body: bytes, rules: Rules) -> Decoded | Columns | No
     except MalformedBody as error:
         outcome.problem = Problem(400, str(error))
         return None
+    except encodings.TooLong as error:
+        outcome.problem = Problem(413, str(error))
+        return None
     except Exception as error:  # noqa: BLE001 -- our bug; told to this client alone, the others' events go on
         outcome.error = error
         return None

@@ -134,14 +134,14 @@ class App:
         except MalformedBody as error:
             return answers.problem(400, str(error))
         if head.length is not None and head.length > limit:
-            return answers.problem(
+            return form.problem(
                 413, f"the body has {head.length:,} bytes, the limit is {limit:,}; send less at once"
             )
         if self._admission.closed:
-            return answers.problem(503, _STOPPING)
+            return form.problem(503, _STOPPING)
         reserved = (head.length or 0) + REQUEST_BYTES
         if not self._admission.reserve(reserved):
-            return answers.problem(429, "too many bytes are waiting to be written; send the events again")
+            return form.problem(429, "too many bytes are waiting to be written; send the events again")
         request.context = _Post(form, request, reserved)
         return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -24,24 +23,23 @@ class Translation:
     events: list[EventIn | msgspec.Raw] = field(default_factory=list)
     indexes: list[int] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
-    count: int = 0
-    ignored: int = 0
-    """Items that are taken and of which nothing is written, such as a client's span: its server tells of the same call."""
+    items: int = 0
 
     def add(self, *events: EventIn | msgspec.Raw) -> None:
         """An item that is these events."""
         self.events += events
-        self.indexes += [self.count] * len(events)
-        self.count += 1
+        self.indexes += [self.items] * len(events)
+        self.items += 1
 
     def refuse(self, code: str, reason: str) -> None:
         """An item that cannot be said as an event."""
-        self.refused.append(Refusal(self.count, code, reason))
-        self.count += 1
+        self.refused.append(Refusal(self.items, code, reason))
+        self.items += 1
 
     def ignore(self) -> None:
-        self.count += 1
-        self.ignored += 1
+        """An item that is taken and of which nothing is written, such as a client's span: its server tells of the same
+        call."""
+        self.items += 1
 
     def checked(self, limits: Limits) -> Decoded:
         """The same with every event checked as if it had come as native JSON."""
@@ -51,7 +49,4 @@ class Translation:
         ]
         indexes: Sequence[int] = np.array(self.indexes, dtype=np.int64)[list(native.indexes)].tolist()
         refused.sort(key=lambda refusal: refusal.index)
-        return Decoded(self.count, native.events, indexes, native.times_us, refused)
-
-
-NOTHING: Final = Decoded(0, [], [], np.zeros(0, dtype=np.int64), [])
+        return Decoded(len(native.events) + len(refused), native.events, indexes, native.times_us, refused)

@@ -6,7 +6,7 @@ What a file is, its first line tells:
 - a CSV with a column ``timestamp`` but no ``requests``: one request a line. Further columns are used as they are
   found: ``status`` (an HTTP status, or a word such as SUCCEED), a duration (``LATENCIES``), ``name``, ``path`` with
   ``method``, or ``type`` for the name, ``service``, ``id``;
-- lines in Apache's combined (or common) log format;
+- lines of an access log: Apache's or nginx's common or combined format, Envoy's, or JSON (``client.access_log``);
 - lines of an OpenStack service's log: a line that tells of an API request is a request, any other a log event.
 """
 
@@ -17,26 +17,20 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from msgspec import structs
 
-from smartscale.clock import MICROS, iso, parse_iso_us
+from smartscale.client.access_log import LATENCIES, line_event, route
+from smartscale.clock import iso, parse_iso_us
 from smartscale.errors import ConfigError
 from smartscale.producer import rates
 from smartscale.producer.chunk import Chunk, of_events
 from smartscale.producer.load import Load, of_curve
 from smartscale.producer.services import Service
 from smartscale.records.events_json import MAX_LABEL, EventIn
-
-LATENCIES: Final = {
-    "duration_us": 1e-3, "latency_us": 1e-3, "duration_ms": 1.0, "latency_ms": 1.0, "duration_s": 1e3,
-    "latency_s": 1e3, "exec_seconds": 1e3, "seconds": 1e3,
-}  # fmt: skip
-"""Columns that hold how long a request took, and the factor to milliseconds."""
 
 _SUCCESS: Final = frozenset({"ok", "success", "succeed", "succeeded", "true"})
 _CHUNK: Final = 1000
@@ -142,15 +136,15 @@ def open_load(
         return of_curve(curve.warped(speed, factor), Service(name=service, rate=1.0), seed)
     if "timestamp" in columns:
         read: _Read = _requests
-    elif _COMBINED.match(first):
+    elif _is_access_log(first):
         read = _access_log
     elif _OPENSTACK.match(first):
         read = _openstack_log
     else:
         raise ConfigError(
             f"file {path}: not understood from its first line {first[:80]!r}: a replay is a CSV with the columns timestamp "
-            "and requests, a CSV of single requests with a column timestamp, a log in "
-            "Apache's combined format, or an OpenStack log"
+            "and requests, a CSV of single requests with a column timestamp, an access log (common, combined, Envoy or "
+            "JSON), or an OpenStack log"
         )
     with rates.open_text(path) as lines:
         skipped = Skipped()
@@ -206,38 +200,26 @@ def _status(text: str) -> tuple[int | None, bool | None]:
 def _name(row: Mapping[str, str | None]) -> str:
     path = row.get("path")
     if path:
-        return _route(row.get("method") or "", path)
+        return route(row.get("method") or "", path)
     return (row.get("name") or row.get("type") or "")[:MAX_LABEL]
 
 
-def _route(method: str, path: str) -> str:
-    """A request's name: method and path without the query, which would make every request a name of its own."""
-    return _CONTROL.sub("?", f"{method} {path.partition('?')[0]}".strip())[:MAX_LABEL]
-
-
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
-_COMBINED: Final = re.compile(
-    r'(?P<client>\S+) \S+ .*?\[(?P<time>[^\]]+)\] "(?P<method>[A-Z]+)? ?(?P<path>\S*)[^"]*" (?P<status>\d{3}) '
-)
-"""The start of a line in Apache's common and combined log formats ("%h %l %u %t \\"%r\\" %>s ...")."""
+def _is_access_log(line: str) -> bool:
+    try:
+        line_event(line, "any")
+    except ValueError:
+        return False
+    return True
 
 
 def _access_log(lines: Iterable[str], service: str, skipped: Skipped) -> Iterator[Request]:
-    """One request a line; the format has no duration."""
+    """One request a line."""
     for number, line in enumerate(lines, 1):
-        found = _COMBINED.match(line)
-        if not found:
-            if line.strip():
-                skipped.add(number, f"not in the combined log format: {line[:60]!r}")
-            continue
         try:
-            moment = datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z").astimezone(UTC)
-            status, _ = _status(found["status"])
+            yield line_event(line.rstrip("\n"), service)
         except ValueError as error:
-            skipped.add(number, error)
-            continue
-        name = _route(found["method"] or "", found["path"])
-        yield int(moment.timestamp()) * MICROS, EventIn(service=service, name=name, status=status)
+            if line.strip():
+                skipped.add(number, error)
 
 
 _OPENSTACK: Final = re.compile(
@@ -287,7 +269,7 @@ def _api_request(text: str, service: str) -> EventIn | None:
     if not found:
         return None
     status, _ = _status(found["status"])
-    name = _route(found["method"], _IDENTIFIER.sub("{id}", found["path"]))
+    name = route(found["method"], _IDENTIFIER.sub("{id}", found["path"]))
     return EventIn(
         service=service, name=name, status=status, latency_ms=round(float(found["seconds"]) * 1000, 3)
     )

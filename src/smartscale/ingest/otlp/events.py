@@ -197,7 +197,7 @@ def _logs(request: Any, translation: Translation, stem: str) -> None:
             for record in scope.log_records:
                 try:
                     translation.add(
-                        _log(record, scope.scope.name, service, kept, f"{stem}:{translation.count}")
+                        _log(record, scope.scope.name, service, kept, f"{stem}:{translation.items}")
                     )
                 except _Wrong as wrong:
                     translation.refuse(*wrong.args)
@@ -277,7 +277,7 @@ def _metric(metric: Any, service: str, kept: Mapping[str, Any], translation: Tra
                         name=_metric_name(metric.name, suffix),
                         value=value,
                         user=user,
-                        id=f"{stem}:{translation.count}{suffix}" if time else None,
+                        id=f"{stem}:{translation.items}{suffix}" if time else None,
                         attributes=raw,
                     )
                     for suffix, value in values
