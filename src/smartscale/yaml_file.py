@@ -1,6 +1,6 @@
 """YAML files as typed values, every mistake told with its line, its field and a remedy.
 
-YAML is read by its 1.2 core schema for booleans (``true`` and ``false`` only), so that ``off`` and ``no`` are words.
+Booleans and numbers are those of YAML's 1.2 core schema, so ``off`` and ``14:00`` are words and ``1e6`` is a number.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ def parse(
 ) -> T:
     """The text as a ``kind`` (a msgspec struct). ``where`` starts every error message, ``remedy`` ends those that
     have none of their own. ``dec_hook`` is msgspec's. Raises ``ConfigError`` for the first mistake."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         value = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}; mend the line") from error
+        at = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{at}: not valid YAML: {error.problem}; mend the line") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}; mend the file") from error
-    finally:
-        loader.dispose()
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{where}: not valid YAML: {told}; mend the file") from error
     try:
         return msgspec.convert(value, kind, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
@@ -57,12 +56,8 @@ def parse(
 
 def line(text: str, field: str) -> int:
     """The line, from 1, of a field such as ``services[0].name`` in a text that is good YAML."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        return _line_of(node, _steps(f".{field}")) if node is not None else 1
-    finally:
-        loader.dispose()
+    node = _Loader(text).get_single_node()
+    return _line_of(node, _steps(f".{field}")) if node is not None else 1
 
 
 def _line_of(node: yaml.Node, steps: list[str | int]) -> int:
@@ -104,7 +99,7 @@ def _no_such_field(name: str, kind: type) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose booleans are only ``true`` and ``false``, and whose mappings have each key once."""
+    """YAML with the plain words of 1.2, whose mappings have each key once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -117,8 +112,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_BOOL: Final = "tag:yaml.org,2002:bool"
+_CORE: Final = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+", "-+0123456789"),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+}
+"""What plain words are booleans and numbers (YAML 1.2.2, section 10.3.2), and what these begin with."""
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _CORE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _name, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^({_pattern})$"), list(_first))

@@ -128,6 +128,10 @@ class Heads:
             self._texts.append(_encode(told)[:-1])
         return self._places[key]
 
+    def keys(self) -> list[tuple[str, str, str, str | None]]:
+        """Service, kind, name and severity of each place."""
+        return list(self._places)
+
     def encode(self, columns: Columns, run: str) -> Chunk:
         """The events as JSON, with the ids ``RUN-NUMBER``. Latencies are written in ms with three decimals, values
         with four significant decimals after the point (0.0001)."""

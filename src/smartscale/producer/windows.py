@@ -12,7 +12,8 @@ can be scored on them. How:
   Random Variate Generation, 1986, section V.2), put through the quantile function of the service's latency at the
   load of the step, and told as the midpoint of their histogram slot, as the pipeline tells them.
 
-Not drawn: late events and duplicates, which change no final result.
+Not exact: a step within which latency changes has that of its mean load and stretch throughout, and not a mixture. Not
+drawn: late events and duplicates, which change no final result.
 """
 
 from __future__ import annotations
@@ -241,15 +242,15 @@ class _Drawn:
         """Latencies at ``LEVELS``, mean and maximum in ms; NaN where nothing ended."""
         load, stretch = self._by_step(self._course.load), self._by_step(self._course.stretch)
         quantiles, none = self._source.quantiles, count == 0
-        ranks = np.maximum(np.ceil(np.array(LEVELS) * count[:, None]), 1)
-        ranks = np.minimum(np.column_stack([ranks, count]), np.maximum(count, 1)[:, None])
-        spacings = np.diff(ranks, axis=1, prepend=0.0, append=(np.maximum(count, 1) + 1)[:, None])
+        ended = np.maximum(count, 1)
+        ranks = np.column_stack([np.ceil(np.array(LEVELS) * ended[:, None]), ended])
+        spacings = np.diff(ranks, axis=1, prepend=0.0, append=ended[:, None] + 1)
         drawn = np.cumsum(self._chance.standard_gamma(spacings), axis=1)
         shares = np.clip(drawn[:, :-1] / drawn[:, -1:], 1e-12, 1 - 1e-12)
         ms = quantiles.at(shares, load[:, None]) * stretch[:, None]
         told = histogram.MIDPOINT_US[histogram.slots(np.rint(ms[:, :-1] * 1000).astype(np.int64))] / 1000
         mean, deviation = quantiles.moments(load)
-        shape = np.maximum(count, 1) * (mean / np.maximum(deviation, 1e-9 * mean)) ** 2
+        shape = ended * (mean / np.maximum(deviation, 1e-9 * mean)) ** 2
         means = self._chance.standard_gamma(shape) / shape * mean * stretch
         told[none], means[none], ms[none, -1] = np.nan, np.nan, np.nan
         return told, means, ms[:, -1]
