@@ -2,7 +2,8 @@
 
 Real processes on both logs at the same time; each log's run is made once and looked at by several tests. One to four
 combines and windows join, leave, are killed (-9) and stalled beyond their session, so that partitions move all the time; on
-a Kafka of three brokers, brokers are killed too. The faults are data that the seed makes.
+a Kafka of three brokers, brokers are killed too. In the middle of it ``events`` is given more partitions, so that ids move.
+The faults are data that the seed makes.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def planned(adapter: str, seed: int) -> list[Fault]:
     planned = kills(chance, OTHERS[adapter], DURATION_S, KILLS_EACH)
     for stage in MOVING:
         planned += membership(chance, stage, DURATION_S)
+    planned += [Fault(DURATION_S * chance.uniform(0.2, 0.8), "widen", "6")]
     return planned + (broker_kills(chance, 3, DURATION_S) if adapter == "kafka" else [])
 
 
@@ -84,7 +86,7 @@ def settle(adapter: str, folder: Path, seed: int) -> Settled:
         stack.callback(pipeline.close)
         run = run_under_faults(pipeline, seed, DURATION_S, RATE_PER_S, planned(adapter, seed), cluster)
         with pipeline.log() as log:
-            return Settled(run, copied(log, pipeline.settings, TOPICS), pipeline.settings, folder)
+            return Settled(run, copied(log, TOPICS), pipeline.settings, folder)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,8 @@ def test_all_that_was_planned_befell_the_processes(settled: Settled, adapter: st
         assert happened["kill", stage] == 2 * len(MEMBERS)
         assert happened["join", stage] + happened["leave", stage] >= 3
     assert all(happened["kill", name] == KILLS_EACH for name in OTHERS[adapter])
+    assert happened["widen", "6"] == 1
+    assert settled.log.topics()[topics.EVENTS].partitions == 6
     brokers = sum(times for (what, _), times in happened.items() if what == "broker start")
     assert brokers == (2 if adapter == "kafka" else 0)
 

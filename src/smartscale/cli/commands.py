@@ -176,12 +176,28 @@ def sample(
 
 
 @cli.command(epilog="Example: smartscale topics --log kafka://127.0.0.1:9092")
-def topics(log: LogOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Create and verify every topic, and show records and lag."""
+def topics(
+    events_partitions: Annotated[
+        int | None,
+        typer.Option(
+            "--events-partitions",
+            min=1,
+            metavar="N",
+            help="Give `events` so many partitions, while everything runs; it keeps them whatever the settings say.",
+        ),
+    ] = None,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create and verify every topic, and show records and lag. More partitions of `events` let more combines share it."""
     from smartscale.cli.topics import create_and_describe, table
 
-    chosen = settings(log, config)
+    chosen = settings(log, config, {"topics.events": events_partitions})
     with opened(chosen) as event_log:
+        there = event_log.topics().get("events")
+        if events_partitions is not None and there is not None and there.partitions > events_partitions:
+            raise UserError(f"events has {there.partitions} partitions: more can be added, none taken away")
         states = create_and_describe(event_log, chosen)
     if as_json:
         print_json(states)

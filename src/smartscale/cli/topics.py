@@ -31,7 +31,9 @@ class TopicState(msgspec.Struct, frozen=True):
 
 
 def create_and_describe(log: Log, settings: config.Settings) -> list[TopicState]:
-    """Create what is missing, verify the rest, and tell about all. Raises ``TopicMismatch``."""
+    """Create what is missing, verify the rest, and tell about all. Raises ``TopicMismatch``.
+
+    ``topics.events`` gives ``events`` more partitions if it has fewer; it never has fewer again."""
     app.prepare(log, settings)
     states = []
     for name, spec in sorted(log.topics().items()):

@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 from smartscale.clock import MICROS, ManualClock, WallClock, monotonic_s
 from smartscale.config import Settings
 from smartscale.log.port import Log, TopicPartition, lag, read_all
-from smartscale.log.topics import specs
 from smartscale.records import topics
 from smartscale.stage import Context
 from smartscale.stream.window import service as window
@@ -42,7 +41,7 @@ _MINUTE_US = 60 * MICROS
 class Fault(NamedTuple):
     """At ``after_s`` (real, after the load's start), ``what`` befalls ``name``, a process or the number of a broker:
     ``kill`` (-9, started again at once), ``stall`` (SIGSTOP) until ``wake`` (SIGCONT), ``leave`` (SIGTERM, stays away),
-    ``join``, ``broker kill`` until ``broker start``."""
+    ``join``, ``broker kill`` until ``broker start``; ``widen`` gives ``events`` that many partitions."""
 
     after_s: float
     what: str
@@ -140,6 +139,8 @@ class _Faults:
             case "join":
                 self._pipeline.start(name)
                 self._running.add(name)
+            case "widen":
+                self._pipeline.widen(int(name))
             case "broker kill" if self._cluster is not None:
                 self._cluster.brokers[int(name)].kill()
             case "broker start" if self._cluster is not None:
@@ -219,10 +220,10 @@ def _read_by_window(log: Log) -> bool:
     return not any(lag(log, "window", [topics.PARTIALS]).values()) and bool(log.committed("window"))
 
 
-def copied(log: Log, settings: Settings, names: Sequence[str]) -> MemoryLog:
+def copied(log: Log, names: Sequence[str]) -> MemoryLog:
     """A copy in memory, every record of these topics at its own offset; the other topics are empty."""
     copy = MemoryLog()
-    copy.create(specs(settings))
+    copy.create(list(log.topics().values()))
     for name in names:
         for p in range(log.topics()[name].partitions):
             copy.restore(read_all(log, TopicPartition(name, p)))

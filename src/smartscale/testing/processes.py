@@ -127,6 +127,12 @@ class Pipeline:
         made = smartscale("topics", "--config", str(self.config))
         assert made.returncode == 0, f"exit code {made.returncode}: {made.stderr} {made.stdout}"
 
+    def widen(self, partitions: int) -> None:
+        """Give ``events`` more partitions while everything runs, by the command that users give."""
+        arguments = ("--events-partitions", str(partitions), "--config", str(self.config))
+        made = smartscale("topics", *arguments)
+        assert made.returncode == 0, f"exit code {made.returncode}: {made.stderr} {made.stdout}"
+
     def start(self, *names: str) -> None:
         """Start these stages (default: all); returns at once."""
         for name in names or self.stages:

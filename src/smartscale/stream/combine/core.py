@@ -121,6 +121,8 @@ class Counters:
     duplicates: int = 0
     dead: int = 0
     forgotten: int = 0
+    reread_records: int = 0
+    reread_bytes: int = 0
     by_state: dict[str, int] = field(default_factory=dict)
 
 
@@ -233,6 +235,9 @@ class Combiner:
         if not replay:
             one.account.end = record.offset + 1
             self.pending_bytes += len(record.value)
+        else:
+            self.counters.reread_records += 1
+            self.counters.reread_bytes += len(record.value)
         one.written_ms = max(one.written_ms, record.timestamp_ms)
         try:
             kind = schema.schema_of(record.headers)

@@ -160,13 +160,35 @@ class _Telemetry:
             "Ids forgotten early to stay within dedup.max_ids",
             registry=registry,
         )
+        self._reread = Counter(
+            "smartscale_combine_reread_records",
+            "Records read again for their ids after an assignment",
+            registry=registry,
+        )
+        self._reread_bytes = Counter(
+            "smartscale_combine_reread_bytes", "Bytes of these records", registry=registry
+        )
         self._owned = Gauge("smartscale_combine_partitions", "Input partitions owned", registry=registry)
-        self._told = (0, 0, 0, 0)
+        self._told = (0, 0, 0, 0, 0, 0)
 
     def committed(self, combiner: Combiner) -> None:
         totals = combiner.counters
-        now = (totals.events, totals.duplicates, totals.dead, totals.forgotten)
-        counters = (self._events, self._duplicates, self._dead, self._forgotten)
+        now = (
+            totals.events,
+            totals.duplicates,
+            totals.dead,
+            totals.forgotten,
+            totals.reread_records,
+            totals.reread_bytes,
+        )
+        counters = (
+            self._events,
+            self._duplicates,
+            self._dead,
+            self._forgotten,
+            self._reread,
+            self._reread_bytes,
+        )
         for counter, value, before in zip(counters, now, self._told, strict=True):
             counter.inc(value - before)
         self._told = now

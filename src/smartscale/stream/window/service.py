@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Gauge
@@ -26,6 +26,9 @@ class Held:
 
     partitions: dict[TopicPartition, Partition] = field(default_factory=dict)
     due: frozenset[TopicPartition] = frozenset()
+    reread_records: int = 0
+    """Since the start: records read again because their panes were open when a partition was assigned."""
+    reread_bytes: int = 0
 
     def clear(self) -> None:
         self.partitions.clear()
@@ -39,7 +42,7 @@ def run(context: Context) -> None:
 
     def one(worker: Worker) -> None:
         steps = turn(context, worker, held, _POLL_S)
-        telemetry.committed(steps, held.partitions.values(), context.clock.now_us())
+        telemetry.committed(steps, held, context.clock.now_us())
 
     keep_working(context, "window", [topics.PARTIALS], one, held.clear)
 
@@ -62,7 +65,11 @@ def turn(
         held.partitions[at] = _assign(context, worker, at, committed)
     now_us = context.clock.now_us()
     for record in polled.records:
-        held.partitions[record.at].take(record, now_us)
+        partition = held.partitions[record.at]
+        if not partition.caught_up:
+            held.reread_records += 1
+            held.reread_bytes += len(record.value)
+        partition.take(record, now_us)
     resumed = {at for at, committed in polled.assigned.items() if committed is not None}
     changed = {record.at for record in polled.records} | resumed | held.due
     steps = {
@@ -113,6 +120,15 @@ class _Telemetry:
             "Events put into the group __other__ (windows.max_groups)",
             registry=registry,
         )
+        self._reread = Counter(
+            "smartscale_window_reread_records",
+            "Records read again for open panes after an assignment",
+            registry=registry,
+        )
+        self._reread_bytes = Counter(
+            "smartscale_window_reread_bytes", "Bytes of these records", registry=registry
+        )
+        self._told = (0, 0)
         self._keys = Gauge("smartscale_window_keys", "Keys known", registry=registry)
         self._delay = Gauge(
             "smartscale_window_watermark_delay_seconds",
@@ -120,7 +136,11 @@ class _Telemetry:
             registry=registry,
         )
 
-    def committed(self, steps: Iterable[Step], owned: Collection[Partition], now_us: int) -> None:
+    def committed(self, steps: Iterable[Step], held: Held, now_us: int) -> None:
+        owned = held.partitions.values()
+        self._reread.inc(held.reread_records - self._told[0])
+        self._reread_bytes.inc(held.reread_bytes - self._told[1])
+        self._told = held.reread_records, held.reread_bytes
         for step in steps:
             self._rows.inc(step.rows)
             self._late.inc(step.late)
