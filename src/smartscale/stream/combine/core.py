@@ -95,7 +95,16 @@ class _Input:
     moved_to: frozenset[int] = frozenset()
     held: tuple[int, int] = (0, 0)
     """The watermark and the provisional one committed last: told again while moved events have not been read."""
+    replayed: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    """Where ``events`` has grown: identities read again, and when they were written, until it is known over how many
+    partitions ids were spread when that was."""
     told: watermark.Source | None = None
+
+    def know_replayed(self, partition: int, spread: int) -> None:
+        """Remember those that belonged to this partition; the others were moved on, and may have come back since."""
+        for words, written_ms in self.replayed:
+            self.seen.know(words[words[:, 0] % np.uint64(spread) == partition], written_ms)
+        self.replayed = []
 
     def telling(self) -> watermark.Source:
         """The source as others may know it."""
@@ -247,12 +256,10 @@ class Combiner:
                 one.source = watermark.replayed(one.source, heard) if replay else heard
                 return False
             if kind == schema.GROWTH:
+                mark = msgspec.json.decode(record.value, type=events.Growth)
+                one.know_replayed(record.partition, mark.before)
                 if not replay:
-                    self.has_grown = True
-                    one.growth, one.grown_ms = (
-                        msgspec.json.decode(record.value, type=events.Growth),
-                        record.timestamp_ms,
-                    )
+                    one.growth, one.grown_ms, self.has_grown = mark, record.timestamp_ms, True
                 return not replay
             if kind == schema.EVENTS:
                 ingest_us = schema.int_header(record.headers, "ingest_us")
@@ -272,7 +279,11 @@ class Combiner:
             return False
         if not batch.num_rows:
             return False
-        if not replay and one.growth is not None:
+        if replay and one.growth is not None:
+            one.replayed.append((words_of(batch.column("identity"))[1], record.timestamp_ms))
+            batch = batch.slice(0, 0)
+        elif one.growth is not None:
+            one.know_replayed(record.partition, one.growth.partitions)
             batch = self._move(one, record, batch, one.growth)
             if not batch.num_rows:
                 return False
