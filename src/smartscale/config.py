@@ -45,6 +45,9 @@ class Topics(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Partitions of ``partials``, ``metrics`` and everything keyed by a service."""
     retention_bytes: int = 4 << 30
     """Kept per topic (embedded) or partition (Kafka). 4 GiB is hours of a busy machine's events, and bounds the disk."""
+    accept_loss: bool = False
+    """Let stages go on behind what retention removed before they had read it. Meant for one start: what is lost is told, has
+    a term of its own in the ledger, and makes the windows of that time incomplete."""
 
 
 class Time(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ import typer
 from smartscale.cli.dead_letters import dead_letters_cli
 from smartscale.cli.ingest_tail import tail as tail_files
 from smartscale.cli.options import (
+    AcceptLossOption,
     ConfigOption,
     JsonOption,
     LogFormatOption,
@@ -114,9 +115,11 @@ def _plain_stage(name: str) -> Callable[..., None]:
         port: PortOption = 0,
         log: LogOption = None,
         config: ConfigOption = None,
+        accept_loss: AcceptLossOption = False,
         log_format: LogFormatOption = "text",
     ) -> None:
-        _run_stage(name, slot, port, log, config, log_format)
+        flags: dict[str, object] = {"topics.accept_loss": accept_loss or None}
+        _run_stage(name, slot, port, log, config, log_format, flags)
 
     return command
 
@@ -242,11 +245,16 @@ def tail(
 
 
 @cli.command(epilog="Example: smartscale status --log sqlite:smartscale.db --json")
-def status(log: LogOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def status(
+    accept_loss: AcceptLossOption = False,
+    log: LogOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """The ledger: where every accepted event is now. Exit code 1 if the books do not balance."""
     from smartscale.ledger.reader import LedgerReader
 
-    chosen = settings(log, config)
+    chosen = settings(log, config, {"topics.accept_loss": accept_loss or None})
     with opened(chosen) as event_log:
         with closing(LedgerReader(event_log, chosen)) as ledger:
             balance = ledger.update()
@@ -255,9 +263,15 @@ def status(log: LogOption = None, config: ConfigOption = None, as_json: JsonOpti
     else:
         typer.echo(
             f"accepted {balance.accepted:,} = windowed {balance.windowed:,} + late {balance.late:,} + dead "
-            f"{balance.dead:,} + duplicates {balance.duplicates:,} + in flight {balance.in_flight:,}; "
-            f"difference {balance.difference:,}"
+            f"{balance.dead:,} + duplicates {balance.duplicates:,} + lost {balance.lost:,} + in flight "
+            f"{balance.in_flight:,}; difference {balance.difference:,}"
         )
+        if balance.unbooked:
+            typer.echo(
+                f"{balance.unbooked:,} records were removed by retention before they were booked: of what they held, "
+                "these books know only what the stages said they read",
+                err=True,
+            )
     sys.exit(0 if balance.difference == 0 else 1)
 
 

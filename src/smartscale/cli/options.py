@@ -36,6 +36,14 @@ PortOption = Annotated[
     int, typer.Option("--port", help="Port of /healthz, /readyz and /metrics; 0 takes any free one.")
 ]
 
+AcceptLossOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-loss",
+        help="Go on behind what retention removed before it was read; the ledger tells it as lost.",
+    ),
+]
+
 console = Console(soft_wrap=True)
 
 

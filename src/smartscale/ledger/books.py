@@ -1,7 +1,7 @@
 """The ledger's arithmetic: records of four topics in, one balance out.
 
-accepted = windowed + late + dead + duplicates + in flight, and the log proves it. No term comes from a process's counter,
-and *in flight* is not what is left over but is counted:
+accepted = windowed + late + dead + duplicates + lost + in flight, and the log proves it. No term comes from a process's
+counter, and *in flight* is not what is left over but is counted:
 
 - **accepted**: events stated by the records of the input topics.
 - Each combine transaction writes a copy of its accounts to every partition of ``partials``; it is *settled* once all
@@ -18,6 +18,10 @@ Three checks, each of which must miss nothing:
    (moved: written on to the partition of their id, where they are read again; accepted leaves them out);
 3. per partition of ``partials``: events in the rows that window has read = counts in final rows of the shortest tumbling
    window (roll-ups left out) + late + open.
+
+**lost** is what retention removed before it was read, where a person said to go on (``InputRange.lost``): the records that
+were booked before they were removed. What was removed even before it was booked is **unbooked**, a number of offsets: how
+many events it held nobody can say any more, so for the transactions that read some of it the first check believes them.
 
 **difference** is the sum of what they miss, each taken as positive, so that a loss here never makes up for a surplus there.
 It is 0 at every cut, however far each stage has come, if the topics are read downstream first: ``metrics``,
@@ -51,6 +55,10 @@ class Balance:
     late: int
     dead: int
     duplicates: int
+    lost: int
+    """Removed by retention before combine had read them."""
+    unbooked: int
+    """Offsets (not events) that retention removed before the ledger had read them; 0 unless nothing kept the books."""
     unread: int
     """Not yet read by combine."""
     between: int
@@ -81,6 +89,10 @@ class _Input(msgspec.Struct):
     """By settled transactions, as they say."""
     settled_end: int = 0
     unread: dict[int, int] = {}
+    gap: tuple[int, int] = (0, 0)
+    """Offsets ``[first, end)`` that were removed before they were booked."""
+    believed_end: int = 0
+    """Up to here ``accepted`` is what transactions say that read some of the gap."""
 
 
 class _Partition(msgspec.Struct):
@@ -117,6 +129,8 @@ class Books(msgspec.Struct):
     duplicates: int = 0
     dead: int = 0
     moved: int = 0
+    lost: int = 0
+    unbooked: int = 0
     next: dict[str, int] = {}
     """Offset to read next, by ``topic/partition``."""
 
@@ -174,9 +188,16 @@ class Books(msgspec.Struct):
         """A record of an input topic."""
         one = self.inputs.setdefault(str(record.at), _Input())
         n = event_count(record.headers)
-        one.accepted += n
+        one.accepted += n if record.offset >= one.believed_end else 0
         if n and record.offset >= one.settled_end:
             one.unread[record.offset] = n
+
+    def skip(self, at: str, begin: int) -> None:
+        """Everything of an input before ``begin`` that was not booked has been removed."""
+        first = self.next.get(at, 0)
+        one = self.inputs.setdefault(at, _Input())
+        one.gap, self.next[at] = (first, begin), begin
+        self.unbooked += begin - first
 
     def balance(self) -> Balance:
         """The balance at the cut up to which records have been taken."""
@@ -201,6 +222,8 @@ class Books(msgspec.Struct):
             late,
             self.dead,
             self.duplicates,
+            self.lost,
+            self.unbooked,
             unread,
             between,
             open_,
@@ -229,7 +252,13 @@ class Books(msgspec.Struct):
             self.dead += part.dead
             self.ending.pop(_place(part, part.end), None)
             known = self._input(part)
-            known.read += part.read
+            lost = sum(n for o, n in known.unread.items() if part.first <= o < part.first + part.lost)
+            self.lost += lost
+            known.read += part.read + lost
+            if part.first < known.gap[1] and part.end > known.gap[0]:  # as it says: it cannot be checked
+                booked = sum(n for o, n in known.unread.items() if part.first <= o < part.end)
+                known.accepted += part.read + lost - booked
+                known.believed_end = part.end
             known.settled_end = max(known.settled_end, part.end)
             known.unread = {offset: n for offset, n in known.unread.items() if offset >= known.settled_end}
 

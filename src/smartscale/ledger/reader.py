@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from smartscale.config import Settings
 from smartscale.errors import OffsetOutOfRange
 from smartscale.ledger.books import Balance, Books, bases_of
-from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, read_all
+from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, TopicSpec, read_all
 from smartscale.records import schema, topics
 from smartscale.stream.windows import Families
 
-FORMAT = 2
+FORMAT = 3
 """Of ``Books``: raise it with every change, and books kept in an older format are kept anew from the log."""
 
 _KEY = b"books"
@@ -26,6 +28,7 @@ class LedgerReader:
 
     def __init__(self, log: Log, settings: Settings) -> None:
         self._log = log
+        self._accept_loss = settings.topics.accept_loss
         self._inputs = [topics.EVENTS, *settings.combine.json_topics]
         fresh = Books(log.topics()[topics.PARTIALS].partitions, bases_of(Families(settings.windows)))
         self._books = _stored(log, fresh) or fresh
@@ -40,6 +43,8 @@ class LedgerReader:
             **dict.fromkeys(self._inputs, self._books.take_input),
         }
         known = self._log.topics()
+        if self._accept_loss:
+            self._pass_over(known)
         for topic, book in take.items():
             if topic not in known:
                 continue
@@ -53,6 +58,18 @@ class LedgerReader:
                 waiting -= polled.ends
         return self._books.balance()
 
+    def _pass_over(self, known: Mapping[str, TopicSpec]) -> None:
+        """Inputs of which retention removed more than was booked: before anything is read that could refer to it."""
+        inputs = {
+            TopicPartition(topic, p): self._books.next.get(f"{topic}/{p}", 0)
+            for topic in self._inputs
+            if topic in known
+            for p in range(known[topic].partitions)
+        }
+        for at, bounds in self._log.bounds(inputs).items():
+            if inputs[at] < bounds.begin:
+                self._books.skip(str(at), bounds.begin)
+
     def _next(self, at: TopicPartition) -> int:
         if str(at) in self._books.next:
             return self._books.next[str(at)]
@@ -60,7 +77,7 @@ class LedgerReader:
         if begin > 0:
             raise OffsetOutOfRange(
                 f"{at} begins at offset {begin}: retention has removed records that were never booked; start the ledger "
-                "with the pipeline, or raise topics.retention_bytes"
+                "with the pipeline, or raise topics.retention_bytes; with --accept-loss it goes on without them"
             )
         return begin
 

@@ -60,8 +60,9 @@ class InputRange(msgspec.Struct, frozen=True):
     """What one transaction read of one input partition: offsets ``[first, end)`` and where their events went.
 
     ``read = sum(rows) + duplicates + dead + moved``, where ``rows[p]`` counts the events in rows of ``partials``
-    partition p. ``moved`` events were written on to another partition of the input, where their id belongs. ``end`` is the
-    committed position after the transaction."""
+    partition p. ``moved`` events were written on to another partition of the input, where their id belongs. The first
+    ``lost`` offsets could not be read: retention had removed them, and a person said to go on. ``end`` is the committed
+    position after the transaction."""
 
     topic: str
     partition: int
@@ -72,6 +73,7 @@ class InputRange(msgspec.Struct, frozen=True):
     dead: int
     rows: list[int]
     moved: int = 0
+    lost: int = 0
 
 
 class SourceWatermark(msgspec.Struct, frozen=True):
@@ -97,7 +99,8 @@ class Envelope(msgspec.Struct, frozen=True):
     """The accounts of one combine transaction, the same in each of its records.
 
     ``sources`` counts the partitions of all subscribed inputs, so that window knows how many watermarks to wait
-    for. ``inputs`` and ``watermarks`` cover the partitions this transaction speaks for."""
+    for. ``inputs`` and ``watermarks`` cover the partitions this transaction speaks for. ``lost``: stretches of event time
+    ``[from, until)`` of which records were removed before they were read."""
 
     pane_us: int
     """The widest pane that all rows' panes are multiples of."""
@@ -105,6 +108,7 @@ class Envelope(msgspec.Struct, frozen=True):
     sources: int
     inputs: list[InputRange]
     watermarks: list[SourceWatermark]
+    lost: list[tuple[int, int]] = []
 
 
 _METADATA: Final = b"smartscale"

@@ -73,6 +73,7 @@ class Summary(msgspec.Struct, frozen=True):
     late: int | None
     dead: int | None
     duplicates: int | None
+    lost: int | None
     in_flight: int | None
     difference: int | None
     latency_p50_ms: int | None
@@ -128,8 +129,8 @@ def table(summary: Summary) -> Table:
     shown.add_row(
         "events",
         f"{_number(summary.accepted)} accepted = {_number(summary.windowed)} windowed + {_number(summary.late)} late "
-        f"+ {_number(summary.dead)} dead + {_number(summary.duplicates)} duplicates + {_number(summary.in_flight)} "
-        "in flight",
+        f"+ {_number(summary.dead)} dead + {_number(summary.duplicates)} duplicates + {_number(summary.lost)} lost "
+        f"+ {_number(summary.in_flight)} in flight",
     )
     verdict = "the books balance" if summary.difference == 0 else "THE BOOKS DO NOT BALANCE"
     shown.add_row("ledger", f"difference {_number(summary.difference)}: {verdict}")

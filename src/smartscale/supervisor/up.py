@@ -367,6 +367,7 @@ class _Run:
             late=books.late if books else None,
             dead=books.dead if books else None,
             duplicates=books.duplicates if books else None,
+            lost=books.lost if books else None,
             in_flight=books.in_flight if books else None,
             difference=books.difference if books else None,
             latency_p50_ms=seen.latencies.quantile(0.5),

@@ -128,10 +128,17 @@ class Pipeline:
         assert made.returncode == 0, f"exit code {made.returncode}: {made.stderr} {made.stdout}"
 
     def widen(self, partitions: int) -> None:
-        """Give ``events`` more partitions while everything runs, by the command that users give."""
-        arguments = ("--events-partitions", str(partitions), "--config", str(self.config))
-        made = smartscale("topics", *arguments)
-        assert made.returncode == 0, f"exit code {made.returncode}: {made.stderr} {made.stdout}"
+        """Give ``events`` more partitions while everything runs, by the command that users give; again if a broker is away
+        just now."""
+        arguments = ("topics", "--events-partitions", str(partitions), "--config", str(self.config))
+        told: list[str] = []
+
+        def done() -> bool:
+            made = smartscale(*arguments)
+            told.append(f"exit code {made.returncode}: {made.stderr}")
+            return made.returncode == 0
+
+        wait_until(done, READY_S, lambda: told[-1])
 
     def start(self, *names: str) -> None:
         """Start these stages (default: all); returns at once."""

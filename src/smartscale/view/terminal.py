@@ -28,6 +28,8 @@ class Books(Protocol):
     @property
     def duplicates(self) -> int: ...
     @property
+    def lost(self) -> int: ...
+    @property
     def unread(self) -> int: ...
     @property
     def between(self) -> int: ...
@@ -187,6 +189,7 @@ def _ledger(books: Books) -> Text:
     return Text.assemble(
         ("ledger  ", "bold"),
         f"accepted {books.accepted:,} = windowed {books.windowed:,} + late {books.late:,} + dead "
-        f"{books.dead:,} + duplicates {books.duplicates:,} + in flight {books.in_flight:,}; difference ",
+        f"{books.dead:,} + duplicates {books.duplicates:,} + "
+        f"{f'lost {books.lost:,} + ' if books.lost else ''}in flight {books.in_flight:,}; difference ",
         (f"{books.difference:,}", "green" if balanced else "bold red"),
     )

@@ -24,6 +24,7 @@ class Books(msgspec.Struct):
     late: int = 1
     dead: int = 2
     duplicates: int = 3
+    lost: int = 0
     unread: int = 1
     between: int = 1
     in_flight: int = 4

@@ -79,6 +79,7 @@ class _Account:
     duplicates: int = 0
     dead: int = 0
     moved: int = 0
+    lost: int = 0
 
 
 @dataclass(slots=True)
@@ -155,6 +156,7 @@ class Combiner:
         self._origin: list[TopicPartition] = []
         self._dead: list[dead_letters.DeadLetter] = []
         self._moved: list[Message] = []
+        self._lost: list[tuple[int, int]] = []
         self._partition_of: dict[tuple[str, str], int] = {}
         self.pending_bytes = 0
         self.has_grown = False
@@ -187,6 +189,13 @@ class Combiner:
         if self._inputs[at].moved_to:
             self.awaited = None
         return resume
+
+    def lose(self, at: TopicPartition, end: int, until_us: int) -> None:
+        """The offsets from the committed position to ``end`` cannot be read any more; the record behind them is of about
+        ``until_us`` (event time)."""
+        one = self._inputs[at]
+        one.account.lost, one.account.end, one.resume_at = end - one.account.first, end, end
+        self._lost.append((one.source.watermark_us, until_us))
 
     def knows_from(self, at: TopicPartition) -> tuple[events.Growth, int] | None:
         """The growth, and since when in wall-clock ms, whose ids from before this partition must know (``know``): its mark
@@ -425,6 +434,7 @@ class Combiner:
                 records.SourceWatermark(at.topic, at.partition, *_tells(self._inputs[at].telling()))
                 for at in origins
             ],
+            lost=self._lost,
         )
         messages = [
             Message(
@@ -461,7 +471,8 @@ class Combiner:
 
     def abandon(self) -> None:
         """Empty the open transaction (after it was committed, or together with ``drop`` of every partition)."""
-        self._batches, self._keep, self._origin, self._dead, self._moved = [], [], [], [], []
+        self._batches, self._keep, self._origin, self._dead = [], [], [], []
+        self._moved, self._lost = [], []
         self.pending_bytes = 0
         self.has_grown = False
 
@@ -539,4 +550,5 @@ def _range(at: TopicPartition, account: _Account, rows: list[int]) -> records.In
         account.dead,
         rows,
         account.moved,
+        account.lost,
     )

@@ -9,6 +9,7 @@ from itertools import groupby
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import monotonic_s, wall_ms
+from smartscale.log.gaps import committed_offsets, gaps, refuse
 from smartscale.log.port import Log, Poll, Record, TopicPartition, Worker
 from smartscale.records import schema, topics
 from smartscale.stage import Context, keep_working
@@ -130,12 +131,26 @@ def reassign(context: Context, worker: Worker, combiner: Combiner, polled: Poll)
         combiner.abandon()
         worker.rewind()
         return
+    lost = gaps(context.log, committed_offsets(polled.assigned))
+    if not context.settings.topics.accept_loss:
+        refuse("combine", lost)
     for at, committed in polled.assigned.items():
         resume = combiner.assign(at, committed)
-        if committed is not None and resume is not None:
+        if (gap := lost.get(at)) is not None:
+            LOG.warning("goes on without %s", gap)
+            combiner.lose(at, gap.end, _event_time_us(gap.after, context.clock.now_us()))
+            worker.seek(at, gap.end)
+        elif committed is not None and resume is not None:
             worker.seek(at, _replay_from(context, at, committed.offset, resume))
             _learn(context, combiner, at)
         LOG.info("owns %s from %s", at, committed.offset if committed else "the beginning")
+
+
+def _event_time_us(record: Record | None, now_us: int) -> int:
+    """About when the events of this record happened: when the edge wrote it, where it says so."""
+    if record is not None and "ingest_us" in record.headers:
+        return schema.int_header(record.headers, "ingest_us")
+    return now_us
 
 
 def _replay_from(context: Context, at: TopicPartition, committed: int, resume: Resume) -> int:
