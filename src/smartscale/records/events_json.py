@@ -105,7 +105,6 @@ _decode_one = msgspec.json.Decoder(EventIn).decode
 _split_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _split_lines = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _syntax = msgspec.json.Decoder(msgspec.Raw).decode
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 """What a decoder raises for bytes that are not JSON, not UTF-8, or nested thousands deep."""
 
@@ -405,12 +404,14 @@ def _errors(events: Sequence[EventIn], status: pa.Int16Array) -> pa.BooleanArray
 
 
 def _attributes(event: EventIn) -> str | None:
-    """The attributes as JSON text, a log event's severity among them."""
+    """The attributes as JSON text, a log event's severity put first (where both have one, the attributes' comes last, which
+    is the one that counts)."""
     given = str(event.attributes, "utf-8")
     text = given if given.startswith("{") else None
     if event.severity is None:
         return text
-    return msgspec.json.encode({"severity": event.severity, **(_object(text) if text else {})}).decode()
+    rest = text[1:].lstrip(" \t\r\n") if text else "}"
+    return f'{{"severity":"{event.severity}"' + ("}" if rest == "}" else f",{(text or '')[1:]}")
 
 
 def user_hasher(key: bytes) -> Callable[[str], int]:
