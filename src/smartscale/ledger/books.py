@@ -19,9 +19,10 @@ Three checks, each of which must miss nothing:
 3. per partition of ``partials``: events in the rows that window has read = counts in final rows of the shortest tumbling
    window (roll-ups left out) + late + open.
 
-**lost** is what retention removed before it was read, where a person said to go on (``InputRange.lost``): the records that
-were booked before they were removed. What was removed even before it was booked is **unbooked**, a number of offsets: how
-many events it held nobody can say any more, so for the transactions that read some of it the first check believes them.
+**lost** is what retention removed before it was read, where a person said to go on: records of inputs (``InputRange.lost``)
+and of partials (``Progress.lost``) that were booked before they were removed, and what open windows lack because it could
+not be read again (``Progress.lost_us``). What was removed even before it was booked is **unbooked**, a number of offsets:
+how many events it held nobody can say any more, so the first check believes the transactions that read some of it.
 
 **difference** is the sum of what they miss, each taken as positive, so that a loss here never makes up for a surplus there.
 It is 0 at every cut, however far each stage has come, if the topics are read downstream first: ``metrics``,
@@ -56,7 +57,7 @@ class Balance:
     dead: int
     duplicates: int
     lost: int
-    """Removed by retention before combine had read them."""
+    """Removed by retention before combine or window had read them, or could read them again for windows still open."""
     unbooked: int
     """Offsets (not events) that retention removed before the ledger had read them; 0 unless nothing kept the books."""
     unread: int
@@ -110,6 +111,20 @@ class _Partition(msgspec.Struct):
     waiting_late: dict[int, list[tuple[int, int]]] = {}
     open: dict[int, int] = {}
     """By end of the base window, of records that window has read: events in rows less late ones."""
+    lost: int = 0
+    """In records of partials that window never read."""
+    gaps_us: list[tuple[int, int]] = []
+    """Event time of which window lacks something."""
+    lacking: dict[int, int] = {}
+    """By end of the base windows that overlap these: events read less those in final rows."""
+
+    def overlaps(self, end: int, size: int) -> bool:
+        return any(since < end and end - size < until for since, until in self.gaps_us)
+
+    @property
+    def short(self) -> int:
+        """Events that were read, but could not be read again for the final rows."""
+        return sum(n for end, n in self.lacking.items() if end <= self.final_us)
 
 
 class Books(msgspec.Struct):
@@ -144,9 +159,12 @@ class Books(msgspec.Struct):
                 one.emitted[row.end_us] = one.emitted.get(row.end_us, 0) + row.count
         elif kind == schema.PROGRESS:
             progress = metrics.decode_progress(record.value)
+            self._lose(one, progress)
             one.position, one.final_us = progress.position, progress.final_us
             for end in [end for end in one.emitted if end <= progress.final_us]:
-                one.windowed += one.emitted.pop(end)
+                n = one.emitted.pop(end)
+                one.windowed += n
+                self._lack(one, end, -n)
             self._read(one)
 
     def take_dead_letter(self, record: Record) -> None:
@@ -207,12 +225,13 @@ class Books(msgspec.Struct):
         windowed = sum(one.windowed for one in self.partitions.values())
         late = sum(one.late for one in self.partitions.values())
         open_ = sum(sum(one.open.values()) for one in self.partitions.values())
+        lost = self.lost + sum(one.lost + one.short for one in self.partitions.values())
         between = self.settled_rows - read_rows
         difference = (
             sum(abs(one.accepted - sum(one.unread.values()) - one.read) for one in self.inputs.values())
             + self.missed
             + sum(
-                abs(one.read_rows - one.windowed - one.late - sum(one.open.values()))
+                abs(one.read_rows - one.windowed - one.late - one.lost - one.short - sum(one.open.values()))
                 for one in self.partitions.values()
             )
         )
@@ -222,7 +241,7 @@ class Books(msgspec.Struct):
             late,
             self.dead,
             self.duplicates,
-            self.lost,
+            lost,
             self.unbooked,
             unread,
             between,
@@ -265,6 +284,24 @@ class Books(msgspec.Struct):
     def _input(self, part: partials.InputRange) -> _Input:
         return self.inputs.setdefault(f"{part.topic}/{part.partition}", _Input())
 
+    def _lose(self, one: _Partition, progress: metrics.Progress) -> None:
+        """What window says that it could not read."""
+        if progress.lost_us == (0, 0):
+            return
+        one.gaps_us = [*one.gaps_us, progress.lost_us]
+        for end, n in one.open.items():
+            if end not in one.lacking:
+                self._lack(one, end, n)
+        first, end = progress.lost
+        for offset in [offset for offset in one.waiting_rows if first <= offset < end]:
+            n = sum(n for _, n in one.waiting_rows.pop(offset))
+            one.read_rows += n
+            one.lost += n
+
+    def _lack(self, one: _Partition, end: int, n: int) -> None:
+        if one.gaps_us and one.overlaps(end, max(base.size_us for _, base in self.bases)):
+            one.lacking[end] = one.lacking.get(end, 0) + n
+
     def _read(self, one: _Partition) -> None:
         """Move what window has read by now from waiting to open, and what is final out of open."""
         for waiting, sign in ((one.waiting_rows, 1), (one.waiting_late, -1)):
@@ -275,6 +312,7 @@ class Books(msgspec.Struct):
                     else:
                         one.late += n
                     one.open[end] = one.open.get(end, 0) + sign * n
+                    self._lack(one, end, sign * n)
         one.open = {end: n for end, n in one.open.items() if end > one.final_us}
 
 

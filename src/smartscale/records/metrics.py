@@ -24,7 +24,8 @@ class MetricRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``window`` names size and slide: ``10s`` (tumbling), ``60s/5s`` (sliding 60 s every 5 s). The window is
     ``[start_us, end_us)``. ``name`` is ``*`` on the roll-up over all names of (tenant, service, kind).
-    ``complete`` is False while a source was missing: no scale-in on such evidence. ``final``: the watermark has
+    ``complete`` is False while a source was missing, and for ever where something was removed before it was read: no
+    scale-in on such evidence. ``final``: the watermark has
     passed the end plus the allowed lateness, this row never changes again.
 
     ``group`` reads ``region=eu`` where events are grouped by attributes (``__other__`` beyond the bound), else it is empty;
@@ -84,7 +85,9 @@ class Progress(msgspec.Struct, frozen=True):
     ``watermark_us`` have been emitted from complete evidence, those up to ``provisional_us`` at least marked
     incomplete, and panes ending at or before ``closed_us`` take no more events: what still comes for them is
     late. Every window of the shortest tumbling size ending at or before ``final_us`` has its final rows here.
-    ``missing`` lists sources without heartbeats."""
+    ``missing`` lists sources without heartbeats. ``lost``: offsets ``[first, end)`` of ``partials`` that were never read,
+    because retention had removed them and a person said to go on. Windows that overlap ``lost_us`` (event time) lack what
+    was in there, or what was to be read again of what had been removed."""
 
     partition: int
     position: int
@@ -94,6 +97,8 @@ class Progress(msgspec.Struct, frozen=True):
     final_us: int
     written_us: int
     missing: list[str]
+    lost: tuple[int, int] = (0, 0)
+    lost_us: tuple[int, int] = (0, 0)
 
 
 class LiveKey(msgspec.Struct, frozen=True):

@@ -114,7 +114,7 @@ class Partition:
         self._histogram_from_us = round(settings.windows.histogram_from_s * MICROS)
         ttl_us = round(settings.windows.key_ttl_s * MICROS)
         self.keys = Keys(ttl_us, self.families, settings.windows.max_groups)
-        self.sources = Sources()
+        self.sources = self._now = Sources()
         self._nothing = nothing(self.aggregations)
         self._resume_at = 0
         self._read_to = 0
@@ -129,6 +129,7 @@ class Partition:
         self._letters: list[dead_letters.DeadLetter] = []
         self._late = 0
         self._overflow = 0
+        self._lost = self._lost_us = (0, 0)
 
     def assign(self, committed: Position | None, live: Iterable[metrics.LiveKey]) -> int | None:
         """Start from a committed position and the live keys of that moment. Returns the offset to read from, None to
@@ -138,13 +139,26 @@ class Partition:
         resume = recovery.read(committed)
         self._resume_at = self._position = committed.offset
         self._read_to = resume.first
-        self.sources = resume.before
+        self.sources, self._now = resume.before, resume.now
         for kind in self.kinds:
             new = Pointers(resume.now.provisional_us, resume.now.watermark_us, resume.now.watermark_us)
             self._pointers[kind.name] = resume.pointers.get(kind.name, new)
         for key in live:
             self.keys.restore(key)
         return resume.first
+
+    def lose(self, end: int, until_us: int) -> None:
+        """After ``assign``: offsets before ``end`` cannot be read any more, and hold events of up to ``until_us``.
+
+        Reading goes on at ``end``: panes that were open lack what was in there, and what is closed by now stays so."""
+        resumed = self._pointers.values()
+        longest_us = max(kind.window.size_us for kind in self.kinds)
+        since_us = max(0, min(pointers.final_us for pointers in resumed) - longest_us)
+        unread_end = max(end, self._resume_at)
+        self._lost, self._lost_us = (self._resume_at, unread_end), (since_us, until_us)
+        self._resume_at = self._position = unread_end
+        self._read_to = end
+        self.sources = self._now.heard([], 0, [self._lost_us])
 
     @property
     def caught_up(self) -> bool:
@@ -174,7 +188,7 @@ class Partition:
             if late.any() and not replay:
                 self._bury(record, batch, late, now_us)
             self._add(batch, found, np.flatnonzero(~late), record.offset, before, replay)
-        self.sources = self.sources.heard(envelope.watermarks, envelope.sources)
+        self.sources = self.sources.heard(envelope.watermarks, envelope.sources, envelope.lost)
 
     def _found(self, envelope: records.Envelope, batch: pa.RecordBatch) -> _Found:
         """The families and panes of a record's rows. Raises ``SchemaError`` if its panes do not fit into the windows."""
@@ -306,6 +320,9 @@ class Partition:
             for letter in self._letters
         ]
         messages.append(self._progress(now_us))
+        longest_us = max(kind.window.size_us for kind in self.kinds)
+        final_us = min(pointers.final_us for pointers in self._pointers.values())
+        self.sources = self.sources.without_lost_before(final_us - longest_us)
         late, self._late, self._letters = self._late, 0, []
         overflow, self._overflow = self._overflow, 0
         return Step(messages, self._commit(), rows, late, more, overflow)
@@ -372,6 +389,7 @@ class Partition:
             self.sources.watermark_us,
             self.aggregations,
             with_sketches,
+            self.sources.has_lost(start, end),
         )
         record_keys = self.keys.record_keys
         for number, row in zip(wanted.tolist(), rows, strict=True):
@@ -473,7 +491,10 @@ class Partition:
             ),
             written_us=now_us,
             missing=[f"{one.topic}/{one.partition}" for one in self.sources.known if one.state == MISSING],
+            lost=self._lost,
+            lost_us=self._lost_us,
         )
+        self._lost = self._lost_us = (0, 0)
         return Message(topics.METRICS, self.partition, metrics.encode(progress), headers=_PROGRESS)
 
     def _commit(self) -> Position:

@@ -51,14 +51,16 @@ def rows(
     watermark_us: int,
     aggregations: Sequence[Aggregation],
     with_sketches: bool,
+    has_lost: bool,
 ) -> Iterator[MetricRow]:
     """A row for each wanted key (ascending numbers), in that order; count zero where ``merged`` has none.
 
     Rates are per second of the window's size. ``with_sketches``: the row carries what longer windows can be merged from.
+    ``has_lost``: something of the window could not be read, so its rows are never complete.
     Everything is computed by columns; rows are made one at a time, because a hundred thousand of them held at once cost more
     than making them."""
     start_us, label = end_us - window.size_us, window.label
-    final, complete = stage == FINAL, stage != INCOMPLETE
+    final, complete = stage == FINAL, stage != INCOMPLETE and not has_lost
     at = np.searchsorted(merged.key, wanted)
     found = np.append(merged.key, -1)[at] == wanted
     at = at[found]

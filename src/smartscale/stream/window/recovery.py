@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -22,14 +23,18 @@ class Sources(msgspec.Struct, frozen=True, array_like=True):
     """The watermarks of all inputs as one partition of ``partials`` knows them.
 
     ``watermark_us`` is the least over all ``expected`` sources (0 until each has been heard of) and never falls;
-    ``provisional_us`` likewise, and never below it."""
+    ``provisional_us`` likewise, and never below it. ``lost``: stretches of event time of which something could not be read
+    (retention had removed it); windows that overlap one are never complete."""
 
     watermark_us: int = 0
     provisional_us: int = 0
     expected: int = 0
     known: tuple[SourceWatermark, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
 
-    def heard(self, told: list[SourceWatermark], expected: int) -> Sources:
+    def heard(
+        self, told: list[SourceWatermark], expected: int, lost: Iterable[tuple[int, int]] = ()
+    ) -> Sources:
         """After one record of partials."""
         latest = {(one.topic, one.partition): one for one in self.known}
         for one in told:
@@ -51,7 +56,17 @@ class Sources(msgspec.Struct, frozen=True, array_like=True):
         if known and len(known) >= expected:
             watermark = max(watermark, min(one.watermark_us for one in known))
             provisional = max(provisional, min(one.provisional_us for one in known))
-        return Sources(watermark, max(watermark, provisional), expected, known)
+        merged = tuple(sorted({*self.lost, *lost}))
+        return Sources(watermark, max(watermark, provisional), expected, known, merged)
+
+    def has_lost(self, start_us: int, end_us: int) -> bool:
+        """Whether something of ``[start_us, end_us)`` could not be read."""
+        return any(begin < end_us and start_us < until for begin, until in self.lost)
+
+    def without_lost_before(self, us: int) -> Sources:
+        """Without stretches that ended before: no window needs them any more."""
+        kept = tuple(stretch for stretch in self.lost if stretch[1] > us)
+        return self if kept == self.lost else msgspec.structs.replace(self, lost=kept)
 
 
 class Pointers(msgspec.Struct, frozen=True, array_like=True):

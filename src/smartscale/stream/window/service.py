@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge
 
 from smartscale.clock import MICROS
-from smartscale.log.port import Position, TopicPartition, Worker, read_all
-from smartscale.records import metrics, topics
+from smartscale.log.gaps import gaps, refuse
+from smartscale.log.port import Position, Record, TopicPartition, Worker, read_all
+from smartscale.records import metrics, partials, topics
 from smartscale.stage import Context, keep_working
 from smartscale.stream.window.core import ROWS_PER_STEP, Partition, Step
 
@@ -100,11 +101,27 @@ def _assign(context: Context, worker: Worker, at: TopicPartition, committed: Pos
             live.pop(record.key, None)
     first = partition.assign(committed, live.values())
     if first is not None:
+        lost = gaps(context.log, {at: first})
+        if not context.settings.topics.accept_loss:
+            refuse("window", lost)
+        if (gap := lost.get(at)) is not None:
+            LOG.warning("goes on without %s", gap)
+            bound_us = round(context.settings.time.out_of_orderness_s * MICROS)
+            partition.lose(gap.end, _watermark_us(gap.after, context.clock.now_us()) + bound_us)
+            first = gap.end
         worker.seek(at, first)
     LOG.info(
         "owns %s: %d live keys, reading from %s", at, len(live), "the beginning" if first is None else first
     )
     return partition
+
+
+def _watermark_us(record: Record | None, now_us: int) -> int:
+    """How far event time had come when this record of partials was written."""
+    if record is None:
+        return now_us
+    envelope, _ = partials.decode(record.value)
+    return max((source.provisional_us for source in envelope.watermarks), default=now_us)
 
 
 class _Telemetry:
