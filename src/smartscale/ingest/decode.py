@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from smartscale.ingest import encodings
 from smartscale.ingest.columns import Columns
-from smartscale.ingest.formats import Format
+from smartscale.ingest.formats import JSON, NDJSON, Format
 from smartscale.ingest.identities import Identities, Places
 from smartscale.log.partitioner import event_hashes
+from smartscale.log.xxh3 import Texts, event_words
 from smartscale.records.events import SCHEMA
 from smartscale.records.events_json import Decoded, Limits, MalformedBody, Refusal, to_batch
+from smartscale.records.events_scan import Bodies, scan
 
 MAX_KEY: Final = 200
 """Characters in an ``Idempotency-Key``; chosen because a UUID has 36."""
@@ -119,6 +121,7 @@ def decode(jobs: Sequence[Job], rules: Rules, room: int) -> tuple[Events, list[O
     outcomes: list[Outcome] = []
     parts: list[Events] = []
     told: list[_Told] = []
+    native: list[tuple[int, bytes]] = []
     size = 0
     for owner, job in enumerate(jobs):
         if size > room:
@@ -127,14 +130,28 @@ def decode(jobs: Sequence[Job], rules: Rules, room: int) -> tuple[Events, list[O
         outcomes.append(outcome)
         body = _unpacked(outcome, rules)
         size += len(body)
+        if outcome.problem is None and job.form in _NATIVE:
+            native.append((owner, body))
+            continue
         found = None if outcome.problem else _read(outcome, body, rules)
         if isinstance(found, Columns):
             parts.append(_columns(found, owner, job, rules))
         elif found is not None and found.events:
             told.append(_Told(owner, job.tenant, found))
+    scanned, left = _scanned(native, outcomes, rules)
+    parts.append(scanned)
+    for owner, body in left:
+        found = _read(outcomes[owner], body, rules)
+        assert not isinstance(found, Columns)
+        if found is not None and found.events:
+            told.append(_Told(owner, jobs[owner].tenant, found))
     for tenant, group in groupby(sorted(told, key=lambda each: each.tenant), key=lambda each: each.tenant):
         parts.append(_objects(tenant, list(group), rules))
     return _joined(parts), outcomes
+
+
+_NATIVE: Final = (JSON, NDJSON)
+"""Formats that are read in one pass for all bodies; what that leaves goes the way of the others."""
 
 
 def check_key(key: str | None) -> None:
@@ -210,6 +227,48 @@ def _read(outcome: Outcome, body: bytes, rules: Rules) -> Decoded | Columns | No
         if event.id is None:
             event.id = f"{key}:{index}"
     return found
+
+
+def _scanned(
+    native: Sequence[tuple[int, bytes]], outcomes: Sequence[Outcome], rules: Rules
+) -> tuple[Events, list[tuple[int, bytes]]]:
+    """The events of native bodies (each with its job's place) that are plainly good, and the bodies that may not be."""
+    if not native:
+        return _NOTHING, []
+    owners = np.array([owner for owner, _ in native], np.int64)
+    jobs = [outcomes[owner].job for owner, _ in native]
+    received_us = np.array([job.received_us for job in jobs], np.int64)
+    found = scan(
+        Bodies.of([body for _, body in native]),
+        np.array([job.form is NDJSON for job in jobs]),
+        received_us,
+        received_us + rules.max_future_us,
+        rules.max_event_bytes,
+        rules.max_batch_events,
+    )
+    left = []
+    for (owner, body), count in zip(native, found.counts.tolist(), strict=True):
+        if count < 0:
+            left.append((owner, body))
+        else:
+            outcomes[owner].count = count
+    if not len(found):
+        return _NOTHING, left
+    tenants = list(dict.fromkeys(job.tenant for job in jobs))
+    number = {tenant: i for i, tenant in enumerate(tenants)}
+    tenant = np.array([number[job.tenant] for job in jobs], np.int64)[found.owners]
+    keys = [job.headers.get("idempotency-key") for job in jobs]
+    if any(key is not None for key in keys):
+        found = found.with_ids(lambda body, place: None if keys[body] is None else f"{keys[body]}:{place}")
+    service, services = found.services()
+    at, sizes = found.ids()
+    words = event_words(
+        Texts.of(tenants), tenant, Texts.of(services.to_pylist()), service, found.data, at, sizes
+    )
+    identities = Identities(words, sizes >= 0)
+    labels = pa.DictionaryArray.from_arrays(pa.array(tenant.astype(np.int32)), pa.array(tenants), safe=False)
+    batch = found.columns(rules.hash_user, labels, identities.column())
+    return Events(batch, identities, owners[found.owners], found.places), left
 
 
 def _objects(tenant: str, told: Sequence[_Told], rules: Rules) -> Events:

@@ -797,6 +797,20 @@ class Scanned:
         """(events,) each: where in ``data`` an event's id starts, and its size; -1 if it has none."""
         return self.rows[:, _ID_AT], self.rows[:, _ID_SIZE]
 
+    def with_ids(self, name: Callable[[int, int], str | None]) -> Scanned:
+        """The same events, where those without an id have the one that ``name`` gives for their body and their place in
+        it (None: none)."""
+        owners, places = self.owners, self.places
+        rows, texts, size = self.rows.copy(), [self.data.tobytes()], len(self.data)
+        for row in np.flatnonzero(rows[:, _ID_SIZE] < 0).tolist():
+            named = name(int(owners[row]), int(places[row]))
+            if named is not None:
+                texts.append(named.encode())
+                rows[row, _ID_AT], rows[row, _ID_SIZE] = size, len(texts[-1])
+                size += len(texts[-1])
+        data = np.frombuffer(b"".join([*texts, _GAP]), dtype=np.uint8)
+        return Scanned(self.counts, data, rows, self.reals, self.texts)
+
     def services(self) -> tuple[Integers, pa.StringArray]:
         """(events,) number of each event's service, and the services."""
         return self._labels(_SERVICE_OF, 0)
@@ -806,9 +820,8 @@ class Scanned:
         hash_user: Callable[[str], int],
         tenant: pa.DictionaryArray,
         identity: pa.FixedSizeBinaryArray,
-        ids: pa.StringArray | None = None,
     ) -> pa.RecordBatch:
-        """A batch of ``records.events.SCHEMA``. ``ids`` replaces the events' own."""
+        """A batch of ``records.events.SCHEMA``."""
         rows = self.rows
         latency_ms, value = self.reals[:, 0], self.reals[:, 1]
         made = {
@@ -823,7 +836,7 @@ class Scanned:
             "value": pa.array(value, mask=np.isnan(value)),
             "user": self._users(hash_user),
             "identity": identity,
-            "id": self._own_ids() if ids is None else ids,
+            "id": _strings(self.data, *self.ids()),
             "attributes": self._attributes(),
         }
         return pa.RecordBatch.from_arrays([made[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -842,10 +855,6 @@ class Scanned:
             texts = _strings(self.data, spans[used, 0], spans[used, 1]).to_pylist()
             hashes[known] = np.array([hash_user(text) for text in texts], np.uint64)[codes]
         return pa.array(hashes, mask=~known)
-
-    def _own_ids(self) -> pa.StringArray:
-        at, sizes = self.ids()
-        return _strings(self.data, at, sizes)
 
     def _attributes(self) -> pa.StringArray:
         size, severity = self.rows[:, _ATTRIBUTES_SIZE], self.rows[:, _SEVERITY_SIZE]
