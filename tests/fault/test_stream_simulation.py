@@ -29,8 +29,8 @@ from smartscale.log.port import Message, Record, TopicPartition
 from smartscale.records import events, metrics, partials, schema, topics
 from smartscale.records.metrics import MetricRow, Progress
 from smartscale.testing import memory_log
+from smartscale.testing.oracle import Key, check_finals, final_windows, row_key
 from smartscale.testing.pipeline import Pipeline, Sent, events_value
-from smartscale.testing.window_oracle import RowKey, check_finals, final_windows, row_key
 
 SETTINGS: Final = Settings(
     topics=Topics(events=3, partials=4),
@@ -130,7 +130,7 @@ class World:
     stale_until_us: dict[str, int] = field(default_factory=dict)
     spread: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SKEW_S, SPREAD))
     """Over how many partitions each edge spreads ids, as far as it knows."""
-    latest: dict[RowKey, MetricRow] = field(default_factory=dict)
+    latest: dict[Key, MetricRow] = field(default_factory=dict)
     progress: dict[int, Progress] = field(default_factory=dict)
     watermarks: dict[TopicPartition, int] = field(default_factory=dict)
     positions: dict[tuple[str, TopicPartition], int] = field(default_factory=dict)
@@ -285,10 +285,11 @@ class World:
         )
         found: Counter[tuple[str, str, int]] = Counter()
         for key in {row_key(row) for row in new}:
-            service, _, name, window, end = key
-            if window == "10s" and name != topics.ALL_NAMES:
-                kinds = [(service, kind, name, window, end) for kind in topics.KINDS]
-                found[service, name, end] = sum(self.latest[k].count for k in kinds if k in self.latest)
+            if key.window == "10s" and key.name != topics.ALL_NAMES:
+                kinds = [key._replace(kind=kind) for kind in topics.KINDS]
+                found[key.service, key.name, key.end_us] = sum(
+                    self.latest[k].count for k in kinds if k in self.latest
+                )
         assert not found - sent, found - sent
 
     def watermarks_never_go_back(self, new: Sequence[Record]) -> None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from smartscale.clock import ManualClock
+from smartscale.clock import MICROS, ManualClock
 from smartscale.config import Settings
 from smartscale.errors import RetryableError
 from smartscale.log import topics as log_topics
-from smartscale.log.partitioner import event_hash
+from smartscale.log.partitioner import event_hash, event_partition
 from smartscale.log.port import Message, Worker, lag
 from smartscale.records import dead_letters, events, events_json, metrics, schema, topics
 from smartscale.records.metrics import MetricRow, Progress
@@ -32,6 +32,7 @@ from smartscale.stream.combine.core import Combiner
 from smartscale.stream.combine.third_party import decoder
 from smartscale.stream.window import service as window_service
 from smartscale.stream.window.core import ROWS_PER_STEP
+from smartscale.stream.windows import Families
 from smartscale.telemetry.health import Health
 from smartscale.testing.memory_log import MemoryLog
 
@@ -41,7 +42,7 @@ START_US = 1_700_000_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An event as a test sends it; latency in microseconds."""
+    """An event as a test sends it; latency in microseconds. One with a value is a metric event, else an interaction."""
 
     service: str
     time_us: int
@@ -50,6 +51,16 @@ class Sent:
     latency_us: int | None = None
     error: bool = False
     value: float | None = None
+    user: str | None = None
+    attributes: dict[str, str] | None = None
+
+    @property
+    def kind(self) -> str:
+        return topics.INTERACTION if self.value is None else topics.METRIC
+
+    @property
+    def is_error(self) -> bool:
+        return self.error
 
 
 def events_value(sent: Sequence[Sent]) -> bytes:
@@ -58,11 +69,13 @@ def events_value(sent: Sequence[Sent]) -> bytes:
         events_json.EventIn(
             service=one.service,
             name=one.name,
-            kind="metric" if one.value is not None else "interaction",
+            kind="interaction" if one.value is None else "metric",
             id=one.id,
             error=one.error,
             latency_ms=None if one.latency_us is None else one.latency_us / 1000,
             value=one.value,
+            user=one.user,
+            attributes=msgspec.Raw(msgspec.json.encode(one.attributes) if one.attributes else b""),
         )
         for one in sent
     ]
@@ -70,7 +83,10 @@ def events_value(sent: Sequence[Sent]) -> bytes:
         None if one.id is None else event_hash(topics.DEFAULT_TENANT, one.service, one.id) for one in sent
     ]
     times_us = np.array([one.time_us for one in sent], np.int64)
-    return events.encode(events_json.to_batch(decoded, times_us, identities, hash_user=lambda _: 0))
+    return events.encode(events_json.to_batch(decoded, times_us, identities, hash_user=_HASH_USER))
+
+
+_HASH_USER = events_json.user_hasher(b"")
 
 
 @dataclass(slots=True)
@@ -94,12 +110,14 @@ class Pipeline:
         self, settings: Settings, rows_per_step: int = ROWS_PER_STEP, start_us: int = START_US
     ) -> None:
         self.settings = settings
+        self.start_us = start_us
         self.clock = ManualClock(start_us)
         self.log = MemoryLog(self.wall_ms)
         self.log.create(log_topics.specs(settings))
         self.rows_per_step = rows_per_step
         self._inputs = [topics.EVENTS, *settings.combine.json_topics]
         self._publisher = self.log.publisher()
+        self._next = -1
         self._combines: dict[str, _Combine] = {}
         self._windows: dict[str, _Window] = {}
 
@@ -111,6 +129,20 @@ class Pipeline:
         return Context(self.log, self.clock, self.settings, threading.Event(), Health(stage))
 
     # What comes in.
+
+    def send(self, *sent: Sent) -> None:
+        """One ``events`` record for each partition that these belong to. The clock moves on to the latest of them."""
+        width = self.settings.topics.events
+        self.clock.set_us(max(self.clock.now_us(), *(one.time_us for one in sent)))
+        of_partition: dict[int, list[Sent]] = {}
+        for one in sent:
+            if one.id is None:
+                partition = self._next = (self._next + 1) % width
+            else:
+                partition = event_partition(event_hash(topics.DEFAULT_TENANT, one.service, one.id), width)
+            of_partition.setdefault(partition, []).append(one)
+        for partition, its_own in of_partition.items():
+            self.append(partition, its_own)
 
     def append(self, partition: int, sent: Sequence[Sent], topic: str = topics.EVENTS) -> None:
         """One ``events`` record, written now."""
@@ -221,6 +253,24 @@ class Pipeline:
             while sum(turn(slot=slot) for slot in slots):
                 pass
 
+    def run_to_end(self, slots: Sequence[str] = ("0",)) -> None:
+        """Let time pass, heartbeats coming every second, until every window of what was sent is final."""
+        time = self.settings.time
+        longest_us = max(
+            window.size_us for family in Families(self.settings.windows) for window in family.windows
+        )
+        until_us = (
+            self.clock.now_us()
+            + longest_us
+            + round((time.out_of_orderness_s + time.allowed_lateness_s) * MICROS)
+        )
+        quiet_us = round((max(time.settle_s, time.idle_after_s) + time.heartbeat_s) * MICROS)
+        while self.clock.now_us() < until_us + quiet_us:
+            self.beat()
+            self.clock.advance(time.heartbeat_s)
+        self.beat()
+        self.settle(slots)
+
     # What came of it.
 
     def rows(self) -> list[MetricRow]:
@@ -230,6 +280,13 @@ class Pipeline:
             for record in self.log.records(topics.METRICS)
             if schema.schema_of(record.headers) == schema.METRIC
         ]
+
+    def finals(self, **fields: object) -> list[MetricRow]:
+        """The final rows whose fields have these values (``service="shop", window="10s"``), by end."""
+        found = [row for row in self.rows() if row.final]
+        for name, wanted in fields.items():
+            found = [row for row in found if getattr(row, name) == wanted]
+        return sorted(found, key=lambda row: row.end_us)
 
     def progress(self) -> dict[int, list[Progress]]:
         """Every progress so far, by partition."""

@@ -22,8 +22,8 @@ from smartscale.stream.combine import partials
 from smartscale.stream.window import core
 from smartscale.stream.window.core import Partition, Step
 from smartscale.stream.windows import Families
+from smartscale.testing.oracle import Key, check_finals, check_revisions, check_row, final_windows, row_key
 from smartscale.testing.pipeline import Sent, events_value
-from smartscale.testing.window_oracle import check_finals, check_revisions, check_row, final_windows, row_key
 
 BASE_S = 1_000_000
 """The origin of the drawn timelines: a multiple of every window."""
@@ -150,7 +150,7 @@ class Driver:
     def latest(self, service: str, window: str, end_s: float, name: str = "/") -> MetricRow:
         """The last row of a window."""
         return [
-            row for row in self.rows if row_key(row) == (service, "interaction", name, window, us(end_s))
+            row for row in self.rows if row_key(row) == (service, "interaction", name, window, us(end_s), "")
         ][-1]
 
 
@@ -442,7 +442,7 @@ def test_progress_only_moves_on_and_keeps_its_promises(story: list[Told]) -> Non
         run.step()
     end(run)
     before = Progress(0, 0, 0, 0, -(10**18), 0, 0, [])
-    stage: dict[tuple[str, str, str, str, int], MetricRow] = {}
+    stage: dict[Key, MetricRow] = {}
     for step, progress in zip(run.steps, run.progress, strict=True):
         for field_ in ("position", "watermark_us", "provisional_us", "closed_us", "final_us"):
             assert getattr(progress, field_) >= getattr(before, field_)
