@@ -18,7 +18,9 @@ from smartscale.errors import UserError
 from smartscale.producer.preview import Preview
 
 scenario_cli = typer.Typer(
-    help="Scenarios: what a load would be, its truth and its windows.", no_args_is_help=True
+    help="Scenarios: what a load would be, its truth and its windows.",
+    epilog="Example: smartscale scenario check examples/scenarios/flash-crowd.yaml",
+    no_args_is_help=True,
 )
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A scenario (YAML).")]

@@ -149,7 +149,8 @@ def kind(fault: Fault) -> str:
 
 def size(fault: AnyFault) -> float | None:
     """How large it is, in the unit of its kind; None if it is whole."""
-    return getattr(fault, "size", None)
+    found = getattr(fault, "size", None)
+    return None if found is None else float(found)
 
 
 def demand_factor(fault: AnyFault, since_s: Rates) -> Rates:

@@ -85,7 +85,7 @@ def compiled(scenario: Scenario, curves: dict[Curve, RateCurve] | None = None) -
         sources(scenario.services, scenario.shapes, scenario.faults, start_us, scenario.seed, curves),
         scenario.faults,
         start_us,
-        scenario.duration,
+        float(scenario.duration),
         scenario.seed,
         _digest(scenario, curves),
         scenario.about,
