@@ -167,11 +167,13 @@ class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Real. How long a body may take to arrive, because it holds room that others want; half a minute for the largest body
     is half a megabyte a second."""
     header_timeout_s: float = 15.0
-    """Real. How long the head of a request may take to arrive, and how long a connection may be idle between two."""
-    max_header_bytes: int = 64 << 10
+    """Real. How long the head of a request, or a TLS handshake, may take."""
+    idle_timeout_s: float = 75.0
+    """Real. How long a connection may be idle between two requests; longer than a minute, at which many clients send."""
+    max_header_bytes: int = 16 << 10
     """Of a request's head; at least 8 KiB."""
-    max_connections: int = 1024
-    """Connections at a time; more wait in the listening socket. More than the senders of one edge keep open."""
+    max_connections: int = 4096
+    """Connections at a time, four times the senders that one edge is expected to have; a further one is closed at once."""
     tls_certificate: str = ""
     """PEM file with the certificate chain; with it and its key the port speaks HTTPS alone."""
     tls_key: str = ""
@@ -382,8 +384,13 @@ def _check(settings: Settings) -> None:
             "ingest.max_services and ingest.max_names must not be negative, ingest.label_ttl_s must be above 0",
         ),
         (
-            min(settings.ingest.body_timeout_s, settings.ingest.header_timeout_s) > 0,
-            "ingest.body_timeout_s and ingest.header_timeout_s must be above 0",
+            min(
+                settings.ingest.body_timeout_s,
+                settings.ingest.header_timeout_s,
+                settings.ingest.idle_timeout_s,
+            )
+            > 0,
+            "ingest.body_timeout_s, ingest.header_timeout_s and ingest.idle_timeout_s must be above 0",
         ),
         (1 <= settings.ingest.max_label_chars <= 256, "ingest.max_label_chars must be from 1 to 256"),
         (

@@ -34,6 +34,8 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     method: str
     path: str
     status: int
+    peer: str
+    """The client's address."""
     tenant: str
     media_type: str
     bytes_in: int
@@ -44,9 +46,9 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
     def text(self) -> str:
         return (
-            f"{iso(self.time_us)} {_plain(self.method)} {_plain(self.path)} {self.status} {_plain(self.tenant)} "
-            f"{_plain(self.media_type)} in={self.bytes_in} accepted={self.accepted} duplicate={self.duplicate} "
-            f"refused={self.refused} ms={self.duration_ms:.1f}"
+            f"{iso(self.time_us)} {_plain(self.method)} {_plain(self.path)} {self.status} {_plain(self.peer)} "
+            f"{_plain(self.tenant)} {_plain(self.media_type)} in={self.bytes_in} accepted={self.accepted} "
+            f"duplicate={self.duplicate} refused={self.refused} ms={self.duration_ms:.1f}"
         )
 
     def json(self) -> str:

@@ -72,7 +72,7 @@ class Guard:
         no = np.zeros(len(service), dtype=np.bool_)
         if not len(service):
             return no, no
-        keys, each = np.unique(service.astype(np.int64) * len(names) + name, return_inverse=True)
+        keys, each = _distinct(service.astype(np.int64) * len(names) + name, len(services) * len(names))
         over_service, over_name = np.zeros(len(keys), dtype=np.bool_), np.zeros(len(keys), dtype=np.bool_)
         for place, key in enumerate(keys.tolist()):
             one, two = services[key // len(names)], names[key % len(names)]
@@ -80,6 +80,8 @@ class Guard:
                 over_service[place] = True
             elif not _used(known.names, (one, two), self.limits.names, now_s):
                 over_name[place] = True
+        if not (over_service.any() or over_name.any()):
+            return no, no
         return over_service[each], over_name[each]
 
     def counts(self, tenant: str) -> tuple[int, int]:
@@ -98,6 +100,17 @@ class Guard:
             known.names = {label: used for label, used in known.names.items() if used >= oldest_s}
             if not known.services:
                 del self._known[tenant]
+
+
+def _distinct(keys: Codes, most: int) -> tuple[Codes, Codes]:
+    """The different keys, and for each key its place among them. Keys are from 0 to below ``most``; without sorting where a
+    table of that size is no longer than the keys."""
+    if most > 4 * len(keys):
+        different, places = np.unique(keys, return_inverse=True)
+        return different, places
+    there = np.zeros(most, dtype=np.bool_)
+    there[keys] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[keys]
 
 
 def _used(known: dict[_K, float], label: _K, limit: int, now_s: float) -> bool:

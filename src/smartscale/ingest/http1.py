@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 MAX_HEAD: Final = 16 << 10
-"""Bytes of a request line and its headers; chosen as twice what common servers take."""
+"""Bytes of a request line and its headers unless a parser is told otherwise; twice what common servers take."""
 _MAX_LINE: Final = 1 << 10
 """Bytes of a chunk's size line or of a trailer; chosen because nobody needs either to be longer."""
 _MAX_TRAILERS: Final = 64
@@ -100,8 +100,8 @@ class Sink(Protocol):
 class Parser:
     """Turns the bytes of one connection into calls of a ``Sink``. Holds at most a head, never a body."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self, sink: Sink, max_head: int = MAX_HEAD) -> None:
+        self._sink, self._max_head = sink, max_head
         self._rest = b""
         self._left = 0
         """Bytes of the body, or of the chunk, that are still to come."""
@@ -133,11 +133,12 @@ class Parser:
     def _head(self, data: bytes, at: int) -> int:
         while data.startswith(b"\r\n", at):  # RFC 9112, section 2.2: empty lines before a request are skipped
             at += 2
-        end = data.find(b"\r\n\r\n", at, at + MAX_HEAD)
+        end = data.find(b"\r\n\r\n", at, at + self._max_head)
         if end < 0:
-            if len(data) - at >= MAX_HEAD:
+            if len(data) - at >= self._max_head:
                 raise BadRequest(
-                    431, f"the request line and the headers have more than {MAX_HEAD:,} bytes; send fewer"
+                    431,
+                    f"the request line and the headers have more than {self._max_head:,} bytes; send fewer",
                 )
             return len(data) if at == len(data) else -1
         head = parse_head(data[at : end + 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from smartscale.clock import iso
 from smartscale.ingest.cardinality import Guard
+from smartscale.ingest.decode import Events, Outcome
+from smartscale.records.events_json import PAYLOAD, Refusal
 
 Mask = npt.NDArray[np.bool_]
 
@@ -99,6 +102,46 @@ def too_many_labels(batch: pa.RecordBatch, guard: Guard, now_s: float) -> Iterat
                 f"this tenant has more than {limit:,} different {what}, and this is a new one: keep what varies, such as "
                 "ids, in `attributes`, or ask the operator for a higher limit",
             )
+
+
+class Screen:
+    """Both checks for each round of the writer; it remembers the labels that tenants use."""
+
+    def __init__(self, limits: Limits, guard: Guard) -> None:
+        self._limits, self._guard = limits, guard
+
+    def kept(self, found: Events, outcomes: Sequence[Outcome], now_s: float) -> Events:
+        """The events that keep to the limits; the others are told to their outcomes as refused."""
+        kept = _without(found, excesses(found.batch, self._limits), outcomes)
+        return _without(kept, too_many_labels(kept.batch, self._guard, now_s), outcomes)
+
+
+def _without(found: Events, broken: Iterable[Excess], outcomes: Sequence[Outcome]) -> Events:
+    refused = np.zeros(len(found), dtype=np.bool_)
+    more: dict[int, list[Refusal]] = {}
+    for excess in broken:
+        for event in np.flatnonzero(excess.mask & ~refused).tolist():
+            refusal = Refusal(int(found.places[event]), excess.code, excess.reason, _text(found.batch, event))
+            more.setdefault(int(found.owners[event]), []).append(refusal)
+        refused |= excess.mask
+    for owner, refusals in more.items():
+        outcomes[owner].refused = [*outcomes[owner].refused, *refusals]
+    return found.take(np.flatnonzero(~refused)) if refused.any() else found
+
+
+_SHOWN: Final = ("kind", "name", "status", "error", "value", "id")
+
+
+def _text(batch: pa.RecordBatch, event: int) -> bytes:
+    """An event as JSON again, for its dead letter; without its user, who is not known in clear any more."""
+    (row,) = batch.slice(event, 1).to_pylist()
+    shown = {"service": row["service"], "time": iso(row["time"])}
+    shown |= {field: row[field] for field in _SHOWN if row[field] not in (None, "")}
+    if row["latency"] is not None:
+        shown["latency_ms"] = row["latency"] / 1000
+    if row["attributes"] is not None:
+        shown["attributes"] = msgspec.Raw(row["attributes"].encode())
+    return msgspec.json.encode(shown)[:PAYLOAD]
 
 
 def _codes(column: pa.DictionaryArray) -> npt.NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """Events that were refused become dead letters, so that whoever runs the pipeline sees what senders do wrong.
 
 Abuse must not fill the log with letters: ``per_s`` of them a second carry the event itself (at most
-``MAX_PAYLOAD`` bytes); whatever is refused beyond that is counted by tenant and reason,
+``PAYLOAD`` bytes); whatever is refused beyond that is counted by tenant and reason,
 and told once a second in one letter each, with the number and without payloads.
 So the letters' counts add up to all refusals, and their bytes are bounded by settings alone.
 A refused event was never accepted: the ledger books nothing for it.
@@ -18,10 +18,9 @@ import msgspec
 from smartscale.clock import MICROS
 from smartscale.log.port import Message
 from smartscale.records import dead_letters, schema, topics
+from smartscale.records.events_json import PAYLOAD
 
 STAGE: Final = "ingest"
-MAX_PAYLOAD: Final = 4 << 10
-"""Bytes of a refused event that are kept; chosen because most events are a tenth of that."""
 _BURST_S: Final = 5.0
 _TOLD_EVERY_S: Final = 1.0
 _MAX_DETAIL: Final = 500
@@ -124,5 +123,5 @@ def _letter(one: Refused, now_us: int) -> dead_letters.DeadLetter:
         time_us=now_us,
         tenant=one.tenant,
         service=service,
-        payload=one.payload[:MAX_PAYLOAD].decode(errors="replace"),
+        payload=one.payload[:PAYLOAD].decode(errors="replace"),
     )

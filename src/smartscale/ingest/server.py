@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Protocol, cast
@@ -19,22 +19,30 @@ from typing import Final, Protocol, cast
 from smartscale.clock import http_date, monotonic_s
 from smartscale.ingest import answers
 from smartscale.ingest.answers import Answer
-from smartscale.ingest.http1 import BadRequest, Head, Parser
+from smartscale.ingest.http1 import MAX_HEAD, BadRequest, Head, Parser
 
-READ_S: Final = 30.0
-"""How long a head or a body may take to arrive, because it holds room that others want; chosen as half a minute for the
-largest body is half a megabyte a second."""
-IDLE_S: Final = 75.0
-"""How long a connection may stay open between two requests; chosen as longer than a minute, at which many clients send."""
 TICK_S: Final = 0.5
 """How often the coarse clock moves; so much later than stated may a connection be cut off."""
-MAX_CONNECTIONS: Final = 4096
-"""Connections at a time; chosen as four times the senders that one edge is expected to have."""
 PIPELINED: Final = 64
 """Requests of one connection that may wait for their answers; then it is not read from until some have left."""
 _DISCARD: Final = 64 << 20
 """Bytes of a body that is thrown away which are still read: a client that is cut off while it sends never sees the answer.
 Beyond it, it is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a client may take up. Times are real seconds."""
+
+    head_s: float = 15.0
+    """How long a head may take to arrive."""
+    body_s: float = 30.0
+    """How long a body may take to arrive, and answers to be taken."""
+    idle_s: float = 75.0
+    """How long a connection may stay open between two requests."""
+    connections: int = 4096
+    """At a time; a further one is closed at once."""
+    head_bytes: int = MAX_HEAD
 
 
 class Request:
@@ -113,7 +121,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.peer = ""
         self._server = server
-        self._parser = Parser(self)
+        self._parser = Parser(self, server.bounds.head_bytes)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Request] = deque()
         """Requests whose heads have come and whose answers have not left, in their order."""
@@ -129,19 +137,19 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._server.connections) >= MAX_CONNECTIONS or self._server.stopping:
+        if len(self._server.connections) >= self._server.bounds.connections or self._server.stopping:
             self._transport.abort()
             return
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        self.deadline_s = self._server.now_s + READ_S
+        self.deadline_s = self._server.now_s + self._server.bounds.head_s
         self._server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
         if self._parser.between:
-            self.deadline_s = self._server.now_s + READ_S
+            self.deadline_s = self._server.now_s + self._server.bounds.head_s
         try:
             self._parser.feed(data)
         except BadRequest as error:
@@ -151,7 +159,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._clogged = True
-        self.deadline_s = self._server.now_s + READ_S
+        self.deadline_s = self._server.now_s + self._server.bounds.body_s
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -171,7 +179,7 @@ class Connection(asyncio.Protocol):
     def head(self, head: Head) -> None:
         if self._closing:
             return
-        self.deadline_s = self._server.now_s + READ_S
+        self.deadline_s = self._server.now_s + self._server.bounds.body_s
         request = Request(head, self)
         self._waiting.append(request)
         self._reading = request
@@ -195,9 +203,7 @@ class Connection(asyncio.Protocol):
         request, self._reading = self._reading, None
         if request is None:
             return
-        self.deadline_s = (
-            self._server.now_s + READ_S
-        )  # for the next head, if its first bytes are here already
+        self.deadline_s = self._server.now_s + self._server.bounds.head_s  # the next one's, if it has begun
         if request.answered is None:
             self._settle(request, self._server.app.complete(request))
         if not request.head.keep_alive:
@@ -229,7 +235,7 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         if self._parser.between:
-            self.deadline_s = self._server.now_s + IDLE_S
+            self.deadline_s = self._server.now_s + self._server.bounds.idle_s
         if paused and not self._clogged:
             transport.resume_reading()
 
@@ -240,7 +246,7 @@ class Connection(asyncio.Protocol):
         if self._clogged:
             self.cut()
         elif self._reading is not None and self._reading.answered is None:
-            detail = f"the body did not arrive within {READ_S:g} s; send less at once"
+            detail = f"the body did not arrive within {self._server.bounds.body_s:g} s; send less at once"
             self._refuse(answers.problem(408, detail))
         elif not self._waiting or self._reading is not None:
             self.cut()
@@ -279,8 +285,9 @@ _UNREAD: Final = Head("", "", "", {}, 0, keep_alive=True, expects=False)
 class Server:
     """Listens, and keeps the connections. Use on one event loop."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, bounds: Bounds | None = None) -> None:
         self.app = app
+        self.bounds = bounds or Bounds()
         self.connections: set[Connection] = set()
         self.stopping = False
         self.now_s = monotonic_s()
@@ -296,7 +303,13 @@ class Server:
         """Listen, with TLS if ``context`` says how. Raises ``OSError`` if the address cannot be had."""
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(
-            lambda: Connection(self), host, port, family=socket.AF_UNSPEC, backlog=backlog, ssl=context
+            lambda: Connection(self),
+            host,
+            port,
+            family=socket.AF_UNSPEC,
+            backlog=backlog,
+            ssl=context,
+            ssl_handshake_timeout=self.bounds.head_s if context else None,
         )
         self._move()
 

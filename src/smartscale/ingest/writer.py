@@ -21,6 +21,8 @@ from smartscale.errors import FatalLogError, SmartScaleError, UnknownTopic
 from smartscale.ingest.batching import Packed, Packing, pack
 from smartscale.ingest.decode import Events, Job, Outcome, Rules, decode
 from smartscale.ingest.identities import Recent
+from smartscale.ingest.limits import Screen
+from smartscale.ingest.refused import Letters, Refused, messages
 from smartscale.log.layout import Spread
 from smartscale.log.port import Log, Message, Publisher
 from smartscale.records import schema, topics
@@ -45,6 +47,8 @@ class Writer(threading.Thread):
         health: Health,
         rules: Rules,
         packing: Packing,
+        screen: Screen,
+        letters: Letters,
         linger_s: float,
         report: Callable[[Sequence[Outcome]], None],
         ended: Callable[[], None],
@@ -52,7 +56,7 @@ class Writer(threading.Thread):
         super().__init__(name="writer", daemon=True)
         self.failure: Exception | None = None
         self._log, self._clock, self._health = log, clock, health
-        self._rules, self._packing = rules, packing
+        self._rules, self._packing, self._screen, self._letters = rules, packing, screen, letters
         self._linger_s, self._report, self._on_end = linger_s, report, ended
         self._recent = Recent()
         self._metrics = _Metrics(health.registry)
@@ -67,6 +71,7 @@ class Writer(threading.Thread):
         self._partitions = 0
         """Over which ids are spread; ``events`` may have more by now, which get heartbeats."""
         self._beaten = 0
+        self._letter_partitions = 0
         self._spread = Spread(log)
         self._turn = 0
 
@@ -131,6 +136,7 @@ class Writer(threading.Thread):
         found, outcomes = decode(jobs, self._rules, 2 * ROUND_BYTES)
         if len(outcomes) < len(jobs):
             heartbeat = self._put_back(jobs[len(outcomes) :], heartbeat)
+        found = self._screen.kept(found, outcomes, monotonic_s())
         repeats = self._recent.repeats(found.identities)
         if len(repeats):
             for place in repeats.tolist():
@@ -176,10 +182,11 @@ class Writer(threading.Thread):
             publisher = self._connected(refresh=heartbeat is not None)
             packed = self._packed(found)
             beats = [] if heartbeat is None else _heartbeats(heartbeat, self._beaten)
-            if not packed and not beats:
+            letters = self._told(outcomes, last=heartbeat is not None and heartbeat.leaving)
+            if not packed and not beats and not letters:
                 return
             with self._metrics.append_seconds.time():
-                answers = publisher.append([record.message for record in packed] + beats)
+                answers = publisher.append([record.message for record in packed] + letters + beats)
         except FatalLogError:
             raise
         except SmartScaleError as error:
@@ -205,14 +212,29 @@ class Writer(threading.Thread):
 
     def _connected(self, refresh: bool) -> Publisher:
         if refresh or not self._partitions:
-            found = self._log.topics().get(topics.EVENTS)
-            if found is None:
-                raise UnknownTopic("the log has no topic 'events' yet: run `smartscale topics`")
+            known = self._log.topics()
+            found = known.get(topics.EVENTS)
+            if found is None or topics.DEAD_LETTERS not in known:
+                raise UnknownTopic(
+                    "the log lacks the topics 'events' and 'dead-letters': run `smartscale topics`"
+                )
             self._beaten = found.partitions
+            self._letter_partitions = known[topics.DEAD_LETTERS].partitions
             self._partitions = self._spread.partitions() or found.partitions
         if self._publisher is None:
             self._publisher = self._log.publisher()
         return self._publisher
+
+    def _told(self, outcomes: Sequence[Outcome], last: bool) -> list[Message]:
+        """Letters about what is refused. They are written beside the round, whatever becomes of its events."""
+        refused = (
+            Refused(outcome.job.tenant, refusal.code, refusal.reason, refusal.payload)
+            for outcome in outcomes
+            for refusal in outcome.refused
+        )
+        letters = self._letters.take(refused, self._clock.now_us(), monotonic_s(), last)
+        self._metrics.letters.inc(len(letters))
+        return messages(letters, self._letter_partitions)
 
     def _packed(self, found: Events) -> list[Packed]:
         if not len(found):
@@ -238,6 +260,9 @@ class _Metrics:
         )
         self.records = Counter("smartscale_ingest_records", "Records of events written", registry=registry)
         self.bytes = Counter("smartscale_ingest_record_bytes", "Bytes of these records", registry=registry)
+        self.letters = Counter(
+            "smartscale_ingest_dead_letters", "Letters about refused events", registry=registry
+        )
 
     def wrote(self, packed: Sequence[Packed]) -> None:
         self.records.inc(len(packed))

@@ -66,6 +66,12 @@ class Refusal:
     index: int
     code: str
     reason: str
+    payload: bytes = b""
+    """The beginning of the event's own text, at most ``PAYLOAD`` bytes; nothing where its format has none."""
+
+
+PAYLOAD: Final = 4 << 10
+"""Bytes of a refused event that are kept to be shown; chosen because most events are a tenth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +252,7 @@ def _each(elements: Sequence[bytes | msgspec.Raw], limits: Limits) -> Decoded:
             events.append(event)
             indexes.append(index)
         except _Refused as refusal:
-            refused.append(Refusal(index, refusal.code, refusal.reason))
+            refused.append(Refusal(index, refusal.code, refusal.reason, bytes(element)[:PAYLOAD]))
     return Decoded(len(elements), events, indexes, np.array(times_us, dtype=np.int64), refused)
 
 

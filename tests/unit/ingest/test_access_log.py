@@ -11,24 +11,25 @@ import pytest
 from smartscale.ingest import access_log
 from smartscale.ingest.access_log import AccessLog, Line
 
-LINE = Line(1_000_000, "POST", "/v1/events", 207, "shop", "application/json", 120, 3, 1, 1, 4.25)
+LINE = Line(1_000_000, "POST", "/v1/events", 207, "::1", "shop", "application/json", 120, 3, 1, 1, 4.25)
 
 
 def test_lines_are_text_or_json() -> None:
     assert LINE.text() == (
-        "1970-01-01T00:00:01Z POST /v1/events 207 shop application/json in=120 accepted=3 duplicate=1 refused=1 ms=4.2"
+        "1970-01-01T00:00:01Z POST /v1/events 207 ::1 shop application/json in=120 accepted=3 duplicate=1 refused=1 ms=4.2"
     )
     assert json.loads(LINE.json()) == {
-        "time": "1970-01-01T00:00:01Z", "method": "POST", "path": "/v1/events", "status": 207, "tenant": "shop",
-        "media_type": "application/json", "bytes_in": 120, "accepted": 3, "duplicate": 1, "refused": 1,
+        "time": "1970-01-01T00:00:01Z", "method": "POST", "path": "/v1/events", "status": 207, "peer": "::1",
+        "tenant": "shop", "media_type": "application/json", "bytes_in": 120,
+        "accepted": 3, "duplicate": 1, "refused": 1,
         "duration_ms": 4.25,
     }  # fmt: skip
 
 
 def test_what_a_client_chose_cannot_forge_a_line() -> None:
-    line = Line(0, "GET", "/x\n1970 POST /forged 200", 404, "", "a b", 0, 0, 0, 0, 0.0)
+    line = Line(0, "GET", "/x\n1970 POST /forged 200", 404, "", "", "a b", 0, 0, 0, 0, 0.0)
     assert line.text().splitlines() == [
-        "1970-01-01T00:00:00Z GET /x?1970?POST?/forged?200 404 - a?b in=0 accepted=0 duplicate=0 refused=0 ms=0.0"
+        "1970-01-01T00:00:00Z GET /x?1970?POST?/forged?200 404 - - a?b in=0 accepted=0 duplicate=0 refused=0 ms=0.0"
     ]
 
 

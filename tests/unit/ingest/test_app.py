@@ -9,11 +9,14 @@ import json
 from smartscale import config
 from smartscale.clock import ManualClock
 from smartscale.errors import LogUnavailable
+from smartscale.ingest.access_log import AccessLog
 from smartscale.ingest.admission import REQUEST_BYTES, Admission
 from smartscale.ingest.decode import Job, Outcome, Rules, decode
+from smartscale.ingest.gate import Gate
 from smartscale.ingest.http import App
 from smartscale.ingest.identities import Recent
-from smartscale.ingest.server import IDLE_S, PIPELINED, READ_S, Connection, Server
+from smartscale.ingest.server import PIPELINED, Bounds, Connection, Server
+from smartscale.ingest.tokens import Quota, Tokens
 from smartscale.records.events_json import user_hasher
 from smartscale.telemetry.health import Health
 
@@ -76,7 +79,9 @@ class Wire(asyncio.Transport):
 class Edge:
     """An application whose writer is played by the test: while ``hold``, jobs wait in ``jobs`` until they are settled."""
 
-    def __init__(self, **ingest: int) -> None:
+    def __init__(
+        self, tokens: Tokens | None = None, access_log: AccessLog | None = None, **ingest: float
+    ) -> None:
         settings = config.load(
             environment={}, flags={f"ingest.{name}": value for name, value in ingest.items()}
         )
@@ -94,7 +99,11 @@ class Edge:
         self._rules = Rules(
             60_000_000, taken.max_event_bytes, taken.max_batch_events, taken.max_body_bytes, user_hasher(b"")
         )
-        self.app = App(settings, ManualClock(NOW_US), self.health, self.admission, self._put)
+        quota = Quota(taken.quota_events_per_s, taken.quota_bytes_per_s)
+        self.gate = Gate(self.admission, quota, taken.tenant_share, tokens, chance=lambda: 0.0)
+        self.app = App(
+            settings, ManualClock(NOW_US), self.health, self.admission, self.gate, self._put, access_log
+        )
         self.server = Server(self.app)
 
     def _put(self, job: Job) -> None:
@@ -310,9 +319,9 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
     wire = edge.wire()
     wire.send(raw(b"", {"content-length": "1000"}))
     assert edge.admission.bytes > 1000
-    wire.connection.check(edge.server.now_s + READ_S - 1)
+    wire.connection.check(edge.server.now_s + Bounds().body_s - 1)
     assert not wire.answers()
-    wire.connection.check(edge.server.now_s + READ_S)
+    wire.connection.check(edge.server.now_s + Bounds().body_s)
     assert wire.answers()[0][0] == 408
     assert wire.closed
     assert edge.admission.bytes == 0
@@ -328,9 +337,9 @@ def test_a_head_that_trickles_in_is_cut_off_and_an_idle_connection_later() -> No
     edge.server.now_s += 20
     slow.send(b"events")
     for wire in (slow, idle):
-        wire.connection.check(start_s + READ_S)
+        wire.connection.check(start_s + Bounds().body_s)
     closed = [wire.closed for wire in (slow, idle)]
-    idle.connection.check(start_s + IDLE_S)
+    idle.connection.check(start_s + Bounds().idle_s)
     assert [*closed, idle.closed] == [True, False, True]
 
 
@@ -438,7 +447,7 @@ def test_a_client_that_takes_no_answers_is_cut_off() -> None:
     wire = edge.wire()
     wire.connection.pause_writing()
     assert wire.paused
-    wire.connection.check(edge.server.now_s + READ_S)
+    wire.connection.check(edge.server.now_s + Bounds().body_s)
     assert wire.closed
 
 
@@ -450,13 +459,15 @@ def test_health_and_metrics_are_answered() -> None:
     assert edge.request(b"", method="GET", path="/readyz")[0] == 200
     edge.request(b'[{"service":"a"},{"service":""}]')
     metrics = str(edge.request(b"", method="GET", path="/metrics")[2]["text"])
-    assert 'smartscale_ingest_events_total{reason="invalid-service",verdict="refused"} 1.0' in metrics
-    assert 'smartscale_ingest_requests_total{status="207"} 1.0' in metrics
+    assert 'smartscale_ingest_events_total{format="json",tenant="default",verdict="refused"} 1.0' in metrics
+    assert 'smartscale_ingest_refused_events_total{reason="invalid-service"} 1.0' in metrics
+    assert 'smartscale_ingest_requests_total{format="json",status="207"} 1.0' in metrics
+    assert 'smartscale_ingest_request_seconds_count{format="json"} 1.0' in metrics
 
 
 def test_wrong_paths_and_methods_say_what_is_right() -> None:
     status, headers, _ = Edge().request(b"", method="GET")
-    assert (status, headers["allow"]) == (405, "POST")
+    assert (status, headers["allow"]) == (405, "POST, OPTIONS")
     assert Edge().request(b"", path="/v2/events")[0] == 404
 
 

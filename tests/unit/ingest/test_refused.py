@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartscale.ingest.refused import MAX_PAYLOAD, Letters, Refused, messages
+from smartscale.ingest.refused import Letters, Refused, messages
 from smartscale.records import dead_letters
+from smartscale.records.events_json import PAYLOAD
 
 BAD = Refused("shop", "invalid-name", "`name` must be shorter", b'{"service":"cart","name":"*"}')
 
@@ -24,7 +25,7 @@ def test_what_is_no_json_or_too_long_is_kept_as_far_as_it_goes() -> None:
     payloads = [b"\xff\xfe", b"[" * 9000, b"x" * 100_000, b""]
     letters = Letters(10).take([Refused("t", "malformed", "no", each) for each in payloads], 0, 1.0)
     assert [letter.service for letter in letters] == [""] * 4
-    assert max(len(letter.payload) for letter in letters) == MAX_PAYLOAD
+    assert max(len(letter.payload) for letter in letters) == PAYLOAD
 
 
 def test_a_flood_is_told_by_its_numbers() -> None:

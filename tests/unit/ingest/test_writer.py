@@ -13,12 +13,17 @@ from smartscale import config
 from smartscale.clock import ManualClock
 from smartscale.errors import FatalLogError, LogUnavailable
 from smartscale.ingest.batching import Packing
+from smartscale.ingest.cardinality import Guard
+from smartscale.ingest.cardinality import Limits as Labels
 from smartscale.ingest.decode import Job, Outcome, Rules
 from smartscale.ingest.formats import JSON, Format
+from smartscale.ingest.limits import Limits, Screen
+from smartscale.ingest.refused import Letters
 from smartscale.ingest.writer import Writer
 from smartscale.log.port import Message, Record, TopicPartition
 from smartscale.log.topics import specs
-from smartscale.records import events, schema, topics
+from smartscale.records import dead_letters, events, schema, topics
+from smartscale.records.dead_letters import DeadLetter
 from smartscale.records.events import Heartbeat
 from smartscale.records.events_json import Decoded, user_hasher
 from smartscale.telemetry.health import Health
@@ -74,6 +79,8 @@ class Bench:
             self.health,
             Rules(0, 1 << 16, 20_000, 1 << 20, user_hasher(b"")),
             Packing("edge-1", 100, "lz4"),
+            Screen(Limits(256, 10, 3, 1000), Guard(Labels(services=2, names=0, ttl_s=60))),
+            Letters(5),
             0.001,
             self.report,
             self.ended.set,
@@ -247,3 +254,59 @@ def test_closing_writes_what_is_there_and_the_farewell_last(monkeypatch: pytest.
     assert bench.wait(5) == [None] * 5
     assert len(bench.ids()) == 300
     assert schema.schema_of(bench.records()[-1].headers) == schema.HEARTBEAT
+
+
+def letters(bench: Bench) -> list[DeadLetter]:
+    return [dead_letters.decode(record.value) for record in bench.log.records(topics.DEAD_LETTERS)]
+
+
+def test_refused_events_are_told_in_dead_letters_beside_the_round() -> None:
+    """Refused by the decoder, by a limit, and for a service too many; each with the event, the good one is written."""
+    bench = Bench()
+    body = [
+        {"service": "shop", "id": "good"},
+        {"service": ""},
+        {"service": "shop", "id": "x" * 11, "attributes": {"a": 1}},
+        {"service": "second"},
+        {"service": "third", "name": "GET /"},
+    ]
+    bench.put_body(msgspec.json.encode(body))
+    bench.writer.start()
+    bench.wait(1)
+    bench.writer.close()
+    bench.writer.join()
+    (outcome,) = bench.outcomes
+    assert (outcome.accepted, sorted(refusal.index for refusal in outcome.refused)) == (2, [1, 2, 4])
+    assert {letter.reason: (letter.service, letter.tenant) for letter in letters(bench)} == {
+        "invalid-service": ("", "default"),
+        "long-id": ("shop", "default"),
+        "too-many-services": ("third", "default"),
+    }
+    kept = {letter.reason: msgspec.json.decode(letter.payload) for letter in letters(bench)}
+    assert kept["invalid-service"] == {"service": ""}
+    assert kept["long-id"]["attributes"] == {"a": 1}
+    assert kept["too-many-services"]["name"] == "GET /"
+
+
+def test_a_round_of_nothing_but_refusals_is_told_too_and_the_last_numbers_when_leaving() -> None:
+    """Letters(5) keeps 25 at once; the rest is one number, written at the latest with the last heartbeat."""
+    bench = Bench()
+    bench.put_body(msgspec.json.encode([{"service": ""}] * 100))
+    bench.writer.beat(Heartbeat("edge-1", 1, 1, leaving=True))
+    bench.writer.start()
+    bench.wait(1)
+    bench.writer.close()
+    bench.writer.join()
+    assert sum(letter.count for letter in letters(bench)) == 100
+    assert len(letters(bench)) == 26
+
+
+def test_letters_that_cannot_be_written_keep_no_verdict_back() -> None:
+    bench = Bench()
+    bench.log.error = LogUnavailable("away")
+    bench.put_body(msgspec.json.encode([{"service": ""}]))
+    bench.writer.start()
+    assert bench.wait(1) == [None]
+    assert bench.outcomes[0].accepted == 0
+    bench.writer.close()
+    bench.writer.join()
