@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 KAFKA := .kafka/.ready
 DEMO := .demo/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test check bench bench-peers soak kafka kafka-jars clean
+.PHONY: help setup demo test lint check bench bench-peers soak kafka kafka-jars clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -25,11 +25,13 @@ demo: $(READY) ## the closed loop on a ramp, a burst and a fault: two minutes, e
 test: $(READY) $(KAFKA) ## all tests, on a real Apache Kafka too
 	$(BIN)/pytest -n 2 --dist loadfile --durations 15
 
-check: $(READY) ## format, lint, types, import contracts, quick tests
+lint: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## lint, and the quick tests
 	$(BIN)/pytest -m 'not kafka and not e2e and not slow'
 
 bench: $(READY) ## every benchmark; results in benchmarks/results
