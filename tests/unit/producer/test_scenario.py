@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from smartscale.errors import ConfigError
-from smartscale.producer import scenario
+from smartscale.producer import arrivals, faults, scenario, shapes
 from smartscale.producer.load import Load
 from smartscale.producer.parts import Seconds
 from smartscale.producer.scenario import load_of, parse, read
@@ -204,3 +204,13 @@ def test_every_example_is_a_scenario(file: Path) -> None:
     load = read(file)
     assert load.about
     assert load.duration_s > 0
+
+
+def test_the_scenario_in_the_documentation_is_one() -> None:
+    """Every field of it is read; its kinds of process, shape and fault tables are complete."""
+    page = (EXAMPLES.parents[1] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    load = load_of(page.split("```yaml\n")[1].split("```")[0])
+    assert len(load.sources) == 51
+    for union in (faults.AnyFault, shapes.Shape, arrivals.Process):
+        for kind in union.__args__:
+            assert f"| `{kind.__struct_config__.tag}`" in page
