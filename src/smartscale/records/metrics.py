@@ -6,6 +6,9 @@ one with a lower. Within one window transaction the rows come first and one ``Pr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
 import msgspec
 
 from smartscale.records.topics import ALL_NAMES
@@ -118,3 +121,40 @@ encode = msgspec.json.Encoder().encode
 decode_row = msgspec.json.Decoder(MetricRow).decode
 decode_progress = msgspec.json.Decoder(Progress).decode
 decode_live_key = msgspec.json.Decoder(LiveKey).decode
+
+
+def head(tenant: str, service: str, kind: str, name: str) -> bytes:
+    """How the JSON of every row of a key begins: ``encode(row) == head(…) + rest``, where ``rest`` begins with ``"window"``.
+
+    >>> head("default", "shop", "log", "")
+    b'{"tenant":"default","service":"shop","kind":"log","name":"",'
+    """
+    labels = {"tenant": tenant, "service": service, "kind": kind, "name": name}
+    return encode(labels)[:-1] + b","
+
+
+@lru_cache
+def rest_of(fields: tuple[str, ...]) -> Callable[..., msgspec.Struct]:
+    """A struct of these fields of ``MetricRow``, in its order and with its defaults, for ``encode_rests``: fewer fields are
+    made and encoded faster."""
+    known = {one.name: one for one in msgspec.structs.fields(MetricRow)}
+    return msgspec.defstruct(
+        "Rest",
+        [
+            (name, known[name].type)
+            if known[name].default is msgspec.NODEFAULT
+            else (name, known[name].type, known[name].default)
+            for name in known
+            if name in fields
+        ],
+        omit_defaults=True,
+        gc=False,
+    )
+
+
+def encode_rests(rests: Sequence[msgspec.Struct]) -> list[bytes]:
+    """The JSON of each, without the brace it begins with."""
+    return _encode_lines(rests)[1:-1].split(b"\n{") if rests else []
+
+
+_encode_lines = msgspec.json.Encoder().encode_lines

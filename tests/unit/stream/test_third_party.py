@@ -48,7 +48,7 @@ def test_each_value_gets_the_verdict_it_gets_alone(values: list[bytes]) -> None:
     """Whatever stands beside it: halves of an object do not become one, two events in a record are not one each."""
     decode = decoder(Settings())
     together = decode(values, NOW_US)
-    rows = dict(zip(together.places, together.batch.to_pylist(), strict=True))
+    rows = dict(zip(together.places.tolist(), together.batch.to_pylist(), strict=True))
     refused = {place: (reason, detail) for place, reason, detail in together.refused}
     assert rows.keys() | refused.keys() == set(range(len(values)))
     for place, value in enumerate(values):

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from smartscale.config import Settings
@@ -59,7 +60,7 @@ class Decoded:
 
     batch: pa.RecordBatch
     """Of ``events.SCHEMA``."""
-    places: Sequence[int]
+    places: npt.NDArray[np.int64]
     """Each good event's place among the values, ascending."""
     refused: Sequence[tuple[int, str, str]]
     """Place, reason and detail."""
@@ -324,7 +325,7 @@ class Combiner:
             self.pending_bytes += sum(len(record.value) for record in records)
             for place, reason, detail in decoded.refused:
                 self._bury(one, records[place], reason, detail, 1, now_us)
-        if not decoded.places:
+        if not len(decoded.places):
             return
         batch, limits = decoded.batch, self.settings.time
         written_ms = written_ms[decoded.places]

@@ -35,7 +35,7 @@ from smartscale.stream.attributes import OTHER
 from smartscale.stream.columns import State, from_arrow
 from smartscale.stream.window import emit, recovery
 from smartscale.stream.window.keys import Key, Keys
-from smartscale.stream.window.merge import Rows, merge, nothing
+from smartscale.stream.window.merge import Merged, Rows, merge, nothing, with_rollups
 from smartscale.stream.window.recovery import Pointers, Resume, Sources
 from smartscale.stream.windows import Families, Family, Window
 
@@ -123,7 +123,7 @@ class Partition:
         """By family and start."""
         self._pointers = {kind.name: Pointers() for kind in self.kinds}
         self._touched: dict[tuple[str, int], set[int]] = {}
-        self._whole: dict[tuple[int, int, int], Rows] = {}
+        self._whole: dict[tuple[int, int, int], Merged] = {}
         """Merged in this transaction: a tumbling and a sliding window may share their panes."""
         self._dirty: set[int] = set()
         self._letters: list[dead_letters.DeadLetter] = []
@@ -215,14 +215,12 @@ class Partition:
 
     def _numbers(self, batch: pa.RecordBatch, replay: bool) -> npt.NDArray[np.int64]:
         """The number of each row's key; a group beyond the bound is ``__other__``."""
-        labels = [batch.column(name) for name in ("tenant", "service", "kind", "name", "group")]
-        codes = [column.indices.to_numpy().tolist() for column in labels]
-        tenants, services, kinds, names, groups = (column.dictionary.to_pylist() for column in labels)
-        grouped = any(groups)
+        if not any(batch.column("group").dictionary.to_pylist()):
+            return self.keys.numbers(batch)
+        labels = [batch.column(name).to_pylist() for name in ("tenant", "service", "kind", "name", "group")]
         numbers = np.empty(batch.num_rows, np.int64)
-        for i, (t, s, k, n, g) in enumerate(zip(*codes, strict=True)):
-            key = tenants[t], services[s], kinds[k], names[n], groups[g]
-            numbers[i] = self.keys.number(self._admitted(key, batch, i, replay) if grouped else key)
+        for i, key in enumerate(zip(*labels, strict=True)):
+            numbers[i] = self.keys.number(self._admitted(key, batch, i, replay))
         return numbers
 
     def _admitted(self, key: Key, batch: pa.RecordBatch, row: int, replay: bool) -> Key:
@@ -373,14 +371,12 @@ class Partition:
         start = end - window.size_us
         merged = self._merge(kind.number, start, end, only)
         if only is None:
-            alive = self.keys.alive(start, end, kind.number)
-            alive[merged.key] = True
-            wanted = np.flatnonzero(alive)
+            wanted = np.flatnonzero(self.keys.alive(start, end, kind.number) | (merged.row_of >= 0))
         else:
             wanted = np.array(sorted(only), np.int64)
         with_sketches = window.tumbling and window.size_us >= self._histogram_from_us
-        rows = emit.rows(
-            self.keys.names,
+        found = emit.values(
+            self.keys,
             wanted,
             merged,
             window,
@@ -392,10 +388,10 @@ class Partition:
             self.sources.has_lost(start, end),
         )
         record_keys = self.keys.record_keys
-        for number, row in zip(wanted.tolist(), rows, strict=True):
-            yield Message(topics.METRICS, self.partition, metrics.encode(row), record_keys[number], _METRIC)
+        for number, value in zip(wanted.tolist(), found, strict=True):
+            yield Message(topics.METRICS, self.partition, value, record_keys[number], _METRIC)
 
-    def _merge(self, family: int, start: int, end: int, only: set[int] | None) -> Rows:
+    def _merge(self, family: int, start: int, end: int, only: set[int] | None) -> Merged:
         """Everything in [start, end), with the roll-ups; of these keys and the names of these roll-ups alone if given."""
         if only is None and (family, start, end) in self._whole:
             return self._whole[family, start, end]
@@ -412,11 +408,7 @@ class Partition:
                 rows.chosen(np.flatnonzero(concerned[rows.key] | concerned[rollup[rows.key]]))
                 for rows in panes
             ]
-        if not panes:
-            return self._nothing
-        merged = merge(
-            [*panes, *(rows.relabelled(rollup[rows.key]) for rows in panes)], count, self.aggregations
-        )
+        merged = with_rollups(panes or [self._nothing], rollup, self.keys.ungrouped, self.aggregations)
         if only is None:
             self._whole[family, start, end] = merged
         return merged

@@ -1,50 +1,45 @@
-"""Merged aggregates to metric rows."""
+"""Merged aggregates to the JSON of metric rows.
+
+A slide of a hundred thousand services is two hundred thousand rows, so nothing is done row by row that can be done once:
+what a row says beside its labels is encoded once for all keys that share it (a name and its roll-up, all keys without
+events), a thousand structs at a time, from columns, and put behind the labels, which are encoded once in a key's life.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
 
 from smartscale.clock import MICROS
-from smartscale.records import histogram
-from smartscale.records.metrics import Histogram, MetricRow
+from smartscale.records import histogram, metrics
+from smartscale.records.metrics import Histogram
 from smartscale.stream.aggregates import users
 from smartscale.stream.aggregates.protocol import Aggregation
 from smartscale.stream.columns import Array, Ints, State
-from smartscale.stream.window.keys import Key
-from smartscale.stream.window.merge import Rows
+from smartscale.stream.window.keys import Keys
+from smartscale.stream.window.merge import Merged, Rows
 from smartscale.stream.windows import Window
 
 INCOMPLETE, COMPLETE, FINAL = range(3)
 """Stages of a window's life. ``revision = 3 * partials merged + stage`` rises with every change and never falls, and a
 restart, which merges the same partials, derives the same numbers from the log."""
 
-_FIELDS = MetricRow.__struct_fields__
-_OWN = frozenset(_FIELDS[: _FIELDS.index("count")]) | {
-    "revision",
-    "final",
-    "complete",
-    "watermark_us",
-    "group",
-    "extra",
-}
-_RESULTS = tuple(name for name in _FIELDS if name not in _OWN)
-"""Fields that aggregations fill, in the order of ``MetricRow``."""
-_COUNTS = 2 + _RESULTS.index("latency_mean_ms")
-_BEFORE_GROUP = 2 + _RESULTS.index("value_last")
-"""Where ``MetricRow`` has fields of its own between results, which come after revision and extra."""
+_FIELDS = metrics.MetricRow.__struct_fields__
 _HISTOGRAMS = {"histogram": ("slots", "slot_counts"), "value_histogram": ("value_slots", "value_slot_counts")}
-_ZERO = {"count": 0, "errors": 0, "rate_per_s": 0.0, "error_rate": 0.0, "value_count": 0}
-"""What a window without events says; every other result is None."""
+_ZERO = {"count": 0, "errors": 0, "rate_per_s": 0.0, "error_rate": 0.0}
+"""What a window without events says; every other result has its default, which is not written."""
+
+_AT_ONCE = 1000
+"""Structs made and encoded together: few enough to stay in the core's cache."""
 
 
-def rows(
-    names: Sequence[Key],
+def values(
+    keys: Keys,
     wanted: Ints,
-    merged: Rows,
+    merged: Merged,
     window: Window,
     end_us: int,
     stage: int,
@@ -52,67 +47,84 @@ def rows(
     aggregations: Sequence[Aggregation],
     with_sketches: bool,
     has_lost: bool,
-) -> Iterator[MetricRow]:
-    """A row for each wanted key (ascending numbers), in that order; count zero where ``merged`` has none.
+) -> Iterator[bytes]:
+    """The JSON of a row for each wanted key (ascending numbers), in that order; count zero where ``merged`` has none.
 
     Rates are per second of the window's size. ``with_sketches``: the row carries what longer windows can be merged from.
-    ``has_lost``: something of the window could not be read, so its rows are never complete.
-    Everything is computed by columns; rows are made one at a time, because a hundred thousand of them held at once cost more
-    than making them."""
-    start_us, label = end_us - window.size_us, window.label
-    final, complete = stage == FINAL, stage != INCOMPLETE and not has_lost
-    at = np.searchsorted(merged.key, wanted)
-    found = np.append(merged.key, -1)[at] == wanted
-    at = at[found]
-    results = _results(merged, at, window.size_us / MICROS, aggregations, with_sketches)
-    revision = (merged.merged[at] * 3 + stage).tolist()
-    known = zip(revision, _extra(results), *_fields(results), strict=False)
-    nothing = (stage, None, *(_ZERO.get(name) for name in _RESULTS))
-    for number, is_there in zip(wanted.tolist(), found.tolist(), strict=True):
-        tenant, service, kind, name, group = names[number]
-        told: Sequence[Any] = next(known) if is_there else nothing
-        row: tuple[Any, ...] = (
-            tenant, service, kind, name, label, start_us, end_us, *told[2:_COUNTS], told[0], final, complete, watermark_us,
-            *told[_COUNTS:_BEFORE_GROUP], group, *told[_BEFORE_GROUP:], told[1],
-        )  # fmt: skip
-        yield MetricRow(*row)
+    ``has_lost``: something of the window could not be read, so its rows are never complete."""
+    same = _ZERO | {
+        "window": window.label,
+        "start_us": end_us - window.size_us,
+        "end_us": end_us,
+        "final": stage == FINAL,
+        "complete": stage != INCOMPLETE and not has_lost,
+        "watermark_us": watermark_us,
+    }
+    row_of = merged.row_of[wanted]
+    needed, place = np.unique(row_of[row_of >= 0], return_inverse=True)
+    results = _results(merged.rows, needed, window.size_us / MICROS, aggregations, with_sketches)
+    results["revision"] = (merged.rows.merged[needed] * 3 + stage).tolist()
+    groups = [keys.names[number][4] for number in merged.rows.key[needed].tolist()]
+    if any(groups):
+        results["group"] = groups
+    known = list(_rests(len(needed), same, results))
+    places = iter(place.tolist())
+    heads, names = keys.heads, keys.names
+    silent: dict[str, bytes] = {}
+    for number, row in zip(wanted.tolist(), row_of.tolist(), strict=True):
+        if row >= 0:
+            yield heads[number] + known[next(places)]
+            continue
+        group = names[number][4]
+        if group not in silent:
+            (silent[group],) = _rests(1, same, {"revision": [stage], "group": [group]})
+        yield heads[number] + silent[group]
+
+
+def _rests(n: int, same: dict[str, Any], results: dict[str, Iterable[Any]]) -> Iterator[bytes]:
+    """What n rows say beside their labels: ``same`` in each, and ``results`` by row."""
+    fields = tuple(name for name in _FIELDS if name in same or name in results)
+    make = metrics.rest_of(fields)
+    structs = map(make, *(results[name] if name in results else repeat(same[name], n) for name in fields))
+    for _ in range(0, n, _AT_ONCE):
+        yield from metrics.encode_rests(list(islice(structs, _AT_ONCE)))
 
 
 def _results(
-    merged: Rows, at: Ints, size_s: float, aggregations: Sequence[Aggregation], with_sketches: bool
+    rows: Rows, at: Ints, size_s: float, aggregations: Sequence[Aggregation], with_sketches: bool
 ) -> dict[str, Iterable[Any]]:
-    """Every result by name, for the rows ``at``."""
+    """Every result by name, for the rows ``at``; without those that are nowhere."""
     results: dict[str, Iterable[Any]] = {}
+    extra: dict[str, list[Any]] = {}
     for one in aggregations:
-        results |= {name: _listed(column[at]) for name, column in one.result(merged.state, size_s).items()}
+        for name, column in one.result(rows.state, size_s).items():
+            if (listed := _listed(column[at])) is not None:
+                (results if name in _FIELDS else extra)[name] = listed
+    if extra:
+        results["extra"] = [
+            {name: value for name, value in zip(extra, row, strict=True) if value is not None}
+            for row in zip(*extra.values(), strict=True)
+        ]
     if with_sketches:
         for name, (slots, counts) in _HISTOGRAMS.items():
-            if slots in merged.state:
-                results[name] = _histograms(merged.state, slots, counts, at)
-        if "users" in merged.state:
-            results["users_sketch"] = _sketches(merged.state, at)
+            if slots in rows.state and len(rows.state[slots].values):
+                results[name] = _histograms(rows.state, slots, counts, at)
+        if "users" in rows.state and len(rows.state["users"].values):
+            results["users_sketch"] = _sketches(rows.state, at)
     return results
 
 
-def _fields(results: dict[str, Iterable[Any]]) -> list[Iterable[Any]]:
-    return [results.get(name, repeat(_ZERO.get(name))) for name in _RESULTS]
-
-
-def _extra(results: dict[str, Iterable[Any]]) -> Iterator[dict[str, Any] | None]:
-    """What is in no field of its own, row by row."""
-    names = [name for name in results if name not in _RESULTS]
-    if not names:
-        yield from repeat(None)
-    for values in zip(*(results[name] for name in names), strict=True):
-        yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-
-def _listed(column: Array) -> list[Any]:
-    """As plain values, None for NaN."""
-    values: list[Any] = column.tolist()
-    if column.dtype.kind == "f":
-        for i in np.flatnonzero(np.isnan(column)).tolist():
-            values[i] = None
+def _listed(column: Array) -> list[Any] | None:
+    """As plain values, None for NaN; None if all are."""
+    if column.dtype.kind != "f":
+        values: list[Any] = column.tolist()
+        return values
+    missing = np.isnan(column)
+    if missing.all():
+        return None
+    values = column.tolist()
+    for i in np.flatnonzero(missing).tolist():
+        values[i] = None
     return values
 
 

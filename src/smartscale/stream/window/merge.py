@@ -1,6 +1,9 @@
 """Merging partials: each aggregation merges its own columns, over panes and names.
 
 ``Rows`` holds the state of some keys, which are small dense numbers (see ``keys``).
+
+Roll-ups are merged from the merged rows of their names, not from the panes again. A service with a single name, the usual
+case, has a roll-up equal to it: both share one row.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from smartscale.stream.aggregates.protocol import Aggregation
 from smartscale.stream.aggregates.requests import add_up
@@ -33,6 +37,14 @@ class Rows:
         return Rows(self.key[rows], self.merged[rows], chosen(self.state, rows))
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A window: rows, and for every key the row that is its, -1 where it has none, shape (keys,)."""
+
+    rows: Rows
+    row_of: Ints
+
+
 def nothing(aggregations: Sequence[Aggregation]) -> Rows:
     """No rows."""
     state = {name: column for one in aggregations for name, column in one.zero(0).items()}
@@ -55,3 +67,30 @@ def merge(parts: Sequence[Rows], keys: int, aggregations: Sequence[Aggregation])
         one.merge(of_one, group, {name: joined([part.state[name] for part in parts]) for name in of_one})
         state |= of_one
     return Rows(np.flatnonzero(present), merged, state)
+
+
+def with_rollups(
+    panes: Sequence[Rows], rollup: Ints, sharing: npt.NDArray[np.bool_], aggregations: Sequence[Aggregation]
+) -> Merged:
+    """The panes merged, and the roll-ups of their keys. ``rollup`` has the roll-up's number for each key; where ``sharing``
+    is True, a key may share its row with a roll-up that has no other."""
+    names = merge(panes, len(rollup), aggregations)
+    of_names = rollup[names.key]
+    single = (np.bincount(of_names, minlength=len(rollup))[of_names] == 1) & sharing[names.key]
+    row_of = np.full(len(rollup), -1)
+    row_of[names.key] = np.arange(len(names.key))
+    row_of[of_names[single]] = np.flatnonzero(single)
+    if single.all():
+        return Merged(names, row_of)
+    several = names.chosen(np.flatnonzero(~single)).relabelled(of_names[~single])
+    rollups = merge([several], len(rollup), aggregations)
+    row_of[rollups.key] = len(names.key) + np.arange(len(rollups.key))
+    return Merged(one_after_the_other([names, rollups]), row_of)
+
+
+def one_after_the_other(parts: Sequence[Rows]) -> Rows:
+    return Rows(
+        np.concatenate([part.key for part in parts]),
+        np.concatenate([part.merged for part in parts]),
+        {name: joined([part.state[name] for part in parts]) for name in parts[0].state},
+    )

@@ -30,6 +30,8 @@ public final class FlinkPeer {
             .setBootstrapServers(arguments[0])
             .setTopics(arguments[1])
             .setStartingOffsets(OffsetsInitializer.earliest())
+            .setProperty("max.partition.fetch.bytes", String.valueOf(8 << 20))
+            .setProperty("max.poll.records", "5000")
             .setDeserializer(new Parse())
             .build();
         WatermarkStrategy<Event> watermarks = WatermarkStrategy

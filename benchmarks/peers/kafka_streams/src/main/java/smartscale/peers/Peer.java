@@ -42,6 +42,7 @@ public final class Peer {
         settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
         settings.put(StreamsConfig.consumerPrefix("auto.offset.reset"), "earliest");
+        settings.put(StreamsConfig.consumerPrefix("max.partition.fetch.bytes"), 8 << 20);
 
         // The event is parsed once, in the deserialiser; the extractor takes its time from it.
         Deserializer<Event> parse = (topic, value) -> Event.parse(value);
