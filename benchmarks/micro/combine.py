@@ -1,10 +1,11 @@
 """How many events a second combine takes on one core, beside the limit: only decoding the columns of the same records.
 
 Run ``python benchmarks/micro/combine.py``; prints one JSON object. LZ4 records as the edge writes them, of one partition,
-taken and aggregated by the stage's core in transactions of 200,000 events, without the log. Times are CPU seconds of this
-process (all its threads), the best of five rounds, so another process on the machine does not count. Latencies are
-log-normal, keys are equally likely (the worst case for caches), event times spread over the two seconds of a transaction.
-With ids, the deduplication window holds about 2 million identities, and one event in a hundred is a repeat.
+taken and aggregated by the stage's core in transactions of 200,000 events, and of 1,000,000, which is what the settings'
+32 MiB and quarter of a second come to at these speeds, without the log. Times are CPU seconds of this process (all its
+threads), the best of five rounds, so another process on the machine does not count. Latencies are log-normal, keys are
+equally likely (the worst case for caches), event times spread over the two seconds of a transaction. With ids, the
+deduplication window holds about 2 million identities, and one event in a hundred is a repeat.
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ from smartscale.records import events, schema, topics
 from smartscale.stream.combine.core import Combiner
 from smartscale.stream.combine.third_party import decoder
 
-TRANSACTION_EVENTS = 200_000
 TRANSACTIONS = 2
+CASES = (
+    (200_000, 500, 50),
+    (200_000, 500, 10_000),
+    (200_000, 5_000, 50),
+    (200_000, 5_000, 10_000),
+    (200_000, 5_000, 50_000),
+    (1_000_000, 5_000, 10_000),
+    (1_000_000, 5_000, 50_000),
+)
+"""Events of a transaction, events of a record, keys."""
 ROUNDS = 5
 HELD_IDS = 2_000_000
 START_US = 1_700_000_000_000_000
@@ -62,10 +72,10 @@ def batch(random: np.random.Generator, n: int, keys: int, with_ids: bool) -> pa.
     return pa.RecordBatch.from_arrays([columns[name] for name in events.SCHEMA.names], schema=events.SCHEMA)
 
 
-def measure(record_events: int, keys: int, with_ids: bool) -> dict[str, float]:
+def measure(transaction_events: int, record_events: int, keys: int, with_ids: bool) -> dict[str, float]:
     """Events a CPU second of combine and of its limit."""
     random = np.random.default_rng(1)
-    distinct = TRANSACTION_EVENTS * TRANSACTIONS // record_events
+    distinct = transaction_events * TRANSACTIONS // record_events
     values = [events.encode(batch(random, record_events, keys, with_ids)) for _ in range(distinct)]
     headers = schema.headers(schema.EVENTS, n=record_events, ingest_us=START_US + 2_000_000)
     settings = Settings(dedup=Dedup(max_ids=HELD_IDS))
@@ -105,10 +115,11 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     for with_ids in (False, True):
-        for record_events in (500, 5_000):
-            for keys in (50, 10_000):
-                name = f"{'ids' if with_ids else 'no ids'}, records of {record_events}, {keys} keys"
-                result[name] = measure(record_events, keys, with_ids)
+        for transaction_events, record_events, keys in CASES:
+            name = f"{'ids' if with_ids else 'no ids'}, records of {record_events}, {keys} keys"
+            if transaction_events != CASES[0][0]:
+                name += f", transactions of {transaction_events}"
+            result[name] = measure(transaction_events, record_events, keys, with_ids)
     print(json.dumps(result, indent=2))
 
 

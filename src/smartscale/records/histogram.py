@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 SCALE: Final = 4
 BASE: Final = 2.0 ** (2.0**-SCALE)
@@ -42,10 +43,39 @@ def slots(latency_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
     >>> slots(np.array([0, 1, 2, 1_000_000, 2**40])).tolist()
     [0, 0, 16, 319, 513]
     """
-    # 1e-11 keeps powers of two, whose logarithm is whole, in their own slot whatever the rounding; it is far less than
-    # the distance of any other whole number below 2**32 from a boundary.
-    exponent = np.log2(np.maximum(latency_us, 1).astype(np.float64))
-    return np.minimum(np.ceil(exponent * (1 << SCALE) - 1e-11), SLOTS - 1).astype(np.int16)
+    out = np.empty(latency_us.shape, np.int16)
+    _slots(latency_us, latency_us.astype(np.float64).view(np.int64), UPPER_US, _CELL, out)
+    return out
+
+
+_CELL_BITS = 8
+_CELL: Final = np.ceil(
+    np.log2(1 + np.arange(1 << _CELL_BITS) / (1 << _CELL_BITS)) * (1 << SCALE) - 1e-11
+).astype(np.int64)
+"""Slot, counted from the power of two below, of the least value whose mantissa has these leading bits. A cell is narrower
+than a slot, so at most one boundary is inside: one comparison tells the slot, and no logarithm is taken an event."""
+
+
+@njit(cache=True, nogil=True)
+def _slots(
+    latency: npt.NDArray[np.int64],
+    bits: npt.NDArray[np.int64],
+    upper: npt.NDArray[np.float64],
+    cell: npt.NDArray[np.int64],
+    out: npt.NDArray[np.int16],
+) -> None:
+    """``bits``: the latencies as float64, seen as whole numbers."""
+    for i in range(len(latency)):
+        if latency[i] <= 1:
+            out[i] = 0
+            continue
+        slot = ((bits[i] >> 52) - 1023) * (1 << SCALE) + cell[
+            (bits[i] >> (52 - _CELL_BITS)) & ((1 << _CELL_BITS) - 1)
+        ]
+        if slot >= SLOTS - 1:
+            out[i] = SLOTS - 1
+        else:
+            out[i] = slot + (latency[i] > upper[slot])
 
 
 def quantiles(counts: npt.NDArray[np.int64], levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

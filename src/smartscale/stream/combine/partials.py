@@ -70,12 +70,13 @@ def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_], fami
     labels[3], values[3], groups = _grouped(table, labels, values[3], of_service, families)
     pane_us = np.array([family.pane_us for family in families])[of_service]
     events = Events(table)
-    width: Ints | int = pane_us[labels[1]] if len(families) > 1 else families[0].pane_us
+    pane = np.empty(len(events), np.int64)
+    _panes(events.time, labels[1], pane_us, pane)
     return Columns(
         labels=np.stack(labels),
         values=tuple(values),
         groups=groups,
-        pane=events.time // width * width,
+        pane=pane,
         pane_us=pane_us,
         keep=keep,
         events=events,
@@ -113,46 +114,53 @@ def _grouped(
 
 
 @njit(cache=True, nogil=True)
+def _panes(time: Ints, service: npt.NDArray[np.int32], pane_us: Ints, out: Ints) -> None:
+    """Start of each event's pane. Events come roughly in order, so most are in the pane of the one before: no division."""
+    start, width = np.int64(0), np.int64(0)
+    for i in range(len(time)):
+        own = pane_us[service[i]]
+        if own != width or time[i] < start or time[i] >= start + width:
+            start, width = time[i] // own * own, own
+        out[i] = start
+
+
+@njit(cache=True, nogil=True)
 def _group(
     labels: npt.NDArray[np.int32],
+    sizes: Ints,
     pane: Ints,
     keep: npt.NDArray[np.bool_],
     table: npt.NDArray[np.int32],
+    key: Ints,
     group_of: npt.NDArray[np.int32],
     first_row: Ints,
 ) -> int:
-    """Number the distinct (labels, pane); ``table`` is an open-addressing hash table of group numbers + 1.
+    """Number the distinct (labels, pane); ``table`` is an open-addressing hash table of group numbers + 1, ``key`` has room
+    for (labels as one number, pane) of each group: what a look-up compares lies together.
 
     Returns how many there are, -1 if they fill more than half of the table."""
     mask = len(table) - 1
     groups = 0
     for i in range(len(pane)):
-        if 2 * groups > len(table):
-            return -1
         if not keep[i]:
             group_of[i] = -1
             continue
-        mixed = np.uint64(pane[i])
-        for c in range(4):
-            mixed = (mixed ^ np.uint64(labels[c, i])) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
-            mixed ^= mixed >> np.uint64(29)
-        slot = np.int64(mixed >> np.uint64(20)) & mask
+        code = ((labels[0, i] * sizes[1] + labels[1, i]) * sizes[2] + labels[2, i]) * sizes[3] + labels[3, i]
+        mixed = np.uint64(pane[i]) ^ (np.uint64(code) * np.uint64(0x9E3779B97F4A7C15))  # 2**64 / golden ratio
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+        slot = np.int64(mixed >> np.uint64(32)) & mask
         while True:
             found = table[slot] - 1
             if found < 0:
+                if 2 * groups >= len(table):
+                    return -1
                 table[slot] = groups + 1
+                key[groups, 0], key[groups, 1] = code, pane[i]
                 first_row[groups] = i
                 group_of[i] = groups
                 groups += 1
                 break
-            row = first_row[found]
-            if (
-                pane[row] == pane[i]
-                and labels[1, row] == labels[1, i]
-                and labels[3, row] == labels[3, i]
-                and labels[2, row] == labels[2, i]
-                and labels[0, row] == labels[0, i]
-            ):
+            if key[found, 0] == code and key[found, 1] == pane[i]:
                 group_of[i] = found
                 break
             slot = (slot + 1) & mask
@@ -169,12 +177,12 @@ def aggregate(events: Columns, aggregations: Sequence[Aggregation]) -> Partials:
     One pass over the events; a table that turns out too small is replaced by one eight times as large."""
     n = len(events.pane)
     group_of = np.empty(n, np.int32)
-    first_row = np.empty(n, np.int64)
+    sizes = np.array([len(values) for values in events.values], np.int64)
     capacity, groups = _SMALLEST_TABLE, -1
     while groups < 0:
-        groups = _group(
-            events.labels, events.pane, events.keep, np.zeros(capacity, np.int32), group_of, first_row
-        )
+        table = np.zeros(capacity, np.int32)
+        key, first_row = np.empty((capacity // 2, 2), np.int64), np.empty(capacity // 2, np.int64)
+        groups = _group(events.labels, sizes, events.pane, events.keep, table, key, group_of, first_row)
         capacity *= 8
     first_row = first_row[:groups]
     labels = events.labels[:, first_row]

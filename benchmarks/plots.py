@@ -1,0 +1,99 @@
+"""The plots of ``docs/performance.md``, made from the results: ``python benchmarks/plots.py`` (needs the extra ``bench``).
+
+Writes ``docs/plots/scaling.svg`` and ``docs/plots/peers.svg`` from ``benchmarks/results/scaling.json`` and
+``peers.json``. The files depend on the results alone, so that they change only with them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLOTS = ROOT / "docs" / "plots"
+OURS, OTHERS = "#1f6fb2", "#9aa5b1"
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())["result"]
+    return found
+
+
+def line(axes: Axes, points: dict[str, float], title: str, x: str, y: str) -> None:
+    """Log-log, from 0 keys up as they come."""
+    axes.plot([float(at) for at in points], list(points.values()), marker="o", color=OURS)
+    axes.set(title=title, xlabel=x, ylabel=y, xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+
+
+def scaling() -> None:
+    found = result("scaling")
+    figure, ((combiners, keys), (rate, window)) = plt.subplots(2, 2, figsize=(10, 7.5))
+    labels = [
+        f"{name.partition(', ')[0]}\n{name.partition(', ')[2]} combiner(s)" for name in found["combiners"]
+    ]
+    bars = combiners.bar(
+        labels, [one["events_per_s"] / 1e6 for one in found["combiners"].values()], color=OURS
+    )
+    combiners.bar_label(bars, fmt="%.1f")
+    combiners.set(title="Combiners on two cores", ylabel="million events/s")
+    millions = {at: one / 1e6 for at, one in found["keys"].items()}
+    line(keys, millions, "Keys (combine, one core)", "keys", "million events/s")
+    for part, colour in (("combine_cpu", OURS), ("window_cpu", "#d9822b")):
+        points = {float(at): 100 * one[part] for at, one in found["rate"].items()}
+        rate.plot(
+            list(points), list(points.values()), marker="o", color=colour, label=part.removesuffix("_cpu")
+        )
+    rate.set(
+        title="Event rate (1,000 services)",
+        xlabel="events/s",
+        ylabel="% of a core",
+        xscale="log",
+        yscale="log",
+    )
+    rate.grid(visible=True, alpha=0.3)
+    rate.legend()
+    line(window, found["window"], "Window length (2,000 services, slide 5 s)", "window, s", "ms CPU a slide")
+    save(figure, "scaling")
+
+
+def peers() -> None:
+    found = result("peers")
+    rates = {
+        name: one["events_per_s"] / 1000
+        for name, one in found.items()
+        if isinstance(one, dict) and "events_per_s" in one and name != "smartscale-columnar"
+    }
+    ordered = dict(sorted(rates.items(), key=lambda item: item[1]))
+    figure, axes = plt.subplots(figsize=(8, 3.5))
+    colours = [OURS if name == "smartscale" else OTHERS for name in ordered]
+    bars = axes.barh(list(ordered), list(ordered.values()), color=colours)
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.set(title="Single JSON events from Kafka, one core", xlabel="thousand events/s")
+    save(figure, "peers")
+
+
+def save(figure: Any, name: str) -> None:
+    PLOTS.mkdir(exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "smartscale"
+    for name, draw in (("scaling", scaling), ("peers", peers)):
+        if (RESULTS / f"{name}.json").exists():
+            draw()
+
+
+if __name__ == "__main__":
+    main()
