@@ -22,6 +22,7 @@ import msgspec
 import typer
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from smartscale.cli.options import ConfigOption, JsonOption, LogOption, console, opened, print_json, settings
 from smartscale.client.address import Address, Token, read_token
@@ -114,20 +115,24 @@ def listed(
         for one in shown:
             print_json(_plain(one))
         return
-    table = Table("written", "place", "stage", "reason", "tenant/service", "events", "detail")
+    table = Table()
+    for heading in ("written", "place", "stage", "reason", "tenant/service", "events"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("detail", ratio=1, min_width=30)
     for one in shown:
         letter = one.letter
         about = f"{letter.tenant}/{letter.service}" if letter.tenant or letter.service else letter.source
-        reason_ = f"{letter.reason} (replayed)" if one.replayed else letter.reason
-        table.add_row(
+        why = f"{letter.reason} (replayed)" if one.replayed else letter.reason
+        cells = (
             iso(one.written_ms * 1000)[:19],
             one.place,
             letter.stage,
-            reason_,
+            why,
             about,
             f"{letter.count:,}",
             letter.detail,
         )
+        table.add_row(*(plain(cell) for cell in cells))
     console.print(table)
     events = sum(one.letter.count for one in found)
     console.print(f"{len(found):,} letters of {events:,} events, {len(shown):,} shown")
@@ -375,6 +380,11 @@ def _mark(log: Log, taken: Sequence[Found]) -> None:
         publisher.close()
 
 
+def plain(text: str) -> Text:
+    """Text that others have chosen, for a terminal: nothing in it is taken as a command or as markup."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))
+
+
 def _plain(one: Found) -> dict[str, object]:
     return {
         "place": one.place,
@@ -397,7 +407,7 @@ def _tell(outcome: Outcome, dry_run: bool) -> None:
         f"{outcome.duplicate:,} there already, {outcome.refused:,} refused again, {outcome.unanswered:,} unanswered"
     )
     for reason in outcome.refusals:
-        console.print(f"  {reason}")
+        console.print("  ", plain(reason))
 
 
 _SPAN: Final = re.compile(r"(\d+)([smhd])")

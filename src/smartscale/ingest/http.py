@@ -29,6 +29,8 @@ from smartscale.telemetry.health import Health
 
 _STOPPING: Final = "this process is stopping; send the events again"
 _NO_ROOM: Final = "too many bytes are waiting to be written; send the events again"
+_GONE: Final = 499
+"""Counted for a request whose body never came as a whole; no answer has this status (nginx counts these so)."""
 _UNKNOWN: Final = "-"
 """Stands for the tenant or the format of a request that was turned away before they were known."""
 
@@ -43,6 +45,14 @@ class _Post:
     reserved: int
     begun_s: float
     key: str | None
+
+
+@dataclass(slots=True)
+class _Visitor:
+    """Who sent a request and in which format, as far as that was found out before it was turned away."""
+
+    tenant: str = _UNKNOWN
+    form: str = _UNKNOWN
 
 
 class App:
@@ -82,17 +92,18 @@ class App:
 
     def begin(self, request: Request) -> Answer | None:
         head, now_s = request.head, monotonic_s()
+        visitor = _Visitor()
         get = self._gets.get(head.path)
         if get is not None:
             answer: Answer | None = _asked(head.method, ("GET", "HEAD")) or get()
         elif head.path in FORMATS:
-            answer = _asked(head.method, ("POST",)) or self._let_in(request, now_s)
+            answer = _asked(head.method, ("POST",)) or self._let_in(request, visitor, now_s)
         else:
             answer = answers.problem(404, f"nothing is at {head.path:.200}; events go to POST /v1/events")
         if answer is not None:
             if head.path in FORMATS:
-                self.metrics.answered({(_UNKNOWN, answer.status): 1})
-            self._log(request, answer, _UNKNOWN, now_s)
+                self.metrics.answered({(visitor.form, answer.status): 1})
+            self._log(request, answer, visitor.tenant, now_s)
         return answer
 
     def more(self, request: Request) -> Answer | None:
@@ -124,6 +135,7 @@ class App:
     def lost(self, request: Request) -> None:
         if isinstance(request.context, _Post):
             self._gate.free(request.context.tenant, request.context.reserved)
+            self.metrics.answered({(request.context.form.name, _GONE): 1})
             request.context = None
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -152,15 +164,17 @@ class App:
         self.metrics.answered(requests)
         self._count(written)
 
-    def _let_in(self, request: Request, now_s: float) -> Answer | None:
-        """None if the body may come, else why not."""
+    def _let_in(self, request: Request, visitor: _Visitor, now_s: float) -> Answer | None:
+        """None if the body may come, else why not. Tells ``visitor`` who it is as far as that is known."""
         head, limit = request.head, self._settings.ingest.max_body_bytes
         tenant = self._gate.tenant(head.headers.get("authorization"), wall_ms() * 1000)
         if isinstance(tenant, Denied):
             return _denied(tenant, "authorization" in head.headers)
+        visitor.tenant = tenant
         key = head.headers.get("idempotency-key")
         try:
             form = format_of(head.path, head.headers)
+            visitor.form = form.name
             check_key(key)
         except Unsupported as error:
             return answers.problem(415, str(error), accept_encoding=encodings.ACCEPTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -29,6 +30,8 @@ class Command:
     arguments: Sequence[str]
     port: int
     environment: Mapping[str, str]
+    tls: bool = False
+    """It speaks HTTPS on that port."""
 
 
 class Children:
@@ -100,7 +103,7 @@ class Children:
             if probe is None or probe.done():
                 if probe is not None:
                     answers.append(probe.result())
-                self._probes[name] = self._pool.submit(_probe, name, self._commands[name].port)
+                self._probes[name] = self._pool.submit(_probe, self._commands[name])
         return answers
 
     def close(self) -> None:
@@ -113,8 +116,15 @@ class Children:
         os.close(self._lifeline)
 
 
-def _probe(name: str, port: int) -> Probed:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
+def _probe(command: Command) -> Probed:
+    name, port = command.name, command.port
+    connection: http.client.HTTPConnection
+    if command.tls:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", port, timeout=PROBE_TIMEOUT_S, context=_OWN_CHILD
+        )
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -124,3 +134,9 @@ def _probe(name: str, port: int) -> Probed:
         return Probed(name, False, f"no answer on port {port}: {type(error).__name__}")
     finally:
         connection.close()
+
+
+_OWN_CHILD: Final = ssl.create_default_context()
+"""Its certificate is for the name that clients use, so it is not checked: only the child's own answer is asked for."""
+_OWN_CHILD.check_hostname = False
+_OWN_CHILD.verify_mode = ssl.CERT_NONE

@@ -116,6 +116,10 @@ class _Prepared:
 def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) -> _Prepared:
     """Topics, the clock, ports and commands. Everything a person may have to mend is found here."""
     settings = options.settings
+    if settings.ingest.tls_client_ca:
+        raise ConfigError(
+            "setting ingest.tls_client_ca: `up` has no client certificate to ask its edge with; start the stages singly"
+        )
     chosen = settings.ingest.port and claims.fixed(settings.ingest.port, settings.ingest.host, "ingest.port")
     _check_policies(settings)
     event_log = app.opened(settings)
@@ -136,6 +140,8 @@ def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) ->
     if chosen:
         taken["ingest", 0] = chosen
     ingest_port = taken["ingest", 0]
+    tls = bool(settings.ingest.tls_certificate)
+    scheme = "https" if tls else "http"
     sample_directory = _sample_directory(settings, directory)
     (sample_directory / "summary.json").unlink(missing_ok=True)  # of an earlier run
     environment = {
@@ -151,8 +157,8 @@ def _prepare(options: Options, directory: RunDirectory, claims: ports.Claims) ->
         if stage != "ingest":
             arguments += ["--port", str(port)]
         if stage == LOAD and options.load is not None:
-            arguments += [*options.load, "--url", f"http://{settings.ingest.host}:{ingest_port}"]
-        commands.append(Command(f"{stage}-{slot}", arguments, port, environment))
+            arguments += [*options.load, "--url", f"{scheme}://{settings.ingest.host}:{ingest_port}"]
+        commands.append(Command(f"{stage}-{slot}", arguments, port, environment, tls and stage == "ingest"))
     return _Prepared(
         msgspec.structs.replace(
             settings, sample=msgspec.structs.replace(settings.sample, directory=str(sample_directory))

@@ -206,6 +206,13 @@ def test_a_mark_is_nothing_to_the_ledger(address: str, edge: Stub) -> None:
     assert (balance.accepted, balance.dead, balance.late, balance.difference) == (0, 0, 0, 0)
 
 
+def test_what_a_sender_wrote_cannot_command_the_terminal(address: str) -> None:
+    write(address, DeadLetter("unknown-field", "ingest", "unknown field \x1b[2J[bold]x", 1, 0, tenant="shop"))
+    shown_ = run(dead_letters_cli, ["list", "--log", address]).stdout
+    assert "\x1b[2J" not in shown_
+    assert "[bold]x" in shown_
+
+
 def test_spans_and_times() -> None:
     assert since_ms(None, 5) is None
     assert since_ms("30m", 3_600_000) == 1_800_000

@@ -146,12 +146,14 @@ def test_the_access_log_has_no_secret(tmp_path: Path) -> None:
     )
     assert wire.answers()[0][0] == 200
     post(edge, None)
+    post(edge, SHOP, content_type="text/csv")
     log.start()
     log.close()
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert [line.split()[1:6] for line in lines] == [
         ["POST", "/v1/events", "200", "192.0.2.1", "shop"],
         ["POST", "/v1/events", "401", "192.0.2.1", "-"],
+        ["POST", "/v1/events", "415", "192.0.2.1", "shop"],
     ]
     assert "accepted=1" in lines[0]
     assert "secret" not in "".join(lines)
