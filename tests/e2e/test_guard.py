@@ -21,7 +21,7 @@ from smartscale.testing.processes import Pipeline, smartscale, wait_until
 
 pytestmark = pytest.mark.e2e
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def edge(tmp_path: Path, **settings: object) -> Pipeline:

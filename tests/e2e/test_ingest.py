@@ -28,7 +28,7 @@ from smartscale.testing.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.e2e
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Edge:
