@@ -88,6 +88,7 @@ def test_tls_client_certificates_tokens_changed_while_it_runs_and_no_secret_anyw
         tls_certificate=pki.chain,
         tls_key=pki.key,
         tls_client_ca=pki.ca,
+        tls_min_version="1.3",
         tokens_file=str(file),
         access_log=str(access),
         user_key="pepper-of-the-house",
@@ -108,7 +109,7 @@ def test_tls_client_certificates_tokens_changed_while_it_runs_and_no_secret_anyw
         assert status("sst_guessed") == 401
         assert status(first, pki.context(with_certificate=False)) == 0
         old = pki.context()
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
         assert status(first, old) == 0
 
         second = create("shop")
@@ -174,7 +175,7 @@ def strict(tmp_path: Path) -> Iterator[Pipeline]:
         idle_timeout_s=2,
         max_connections=60,
         max_services=2,
-        max_id_chars=8,
+        max_id_chars=40,
         linger_ms=0,
     )
     with running:
@@ -259,7 +260,7 @@ def test_refused_events_are_kept_shown_and_replayed_once_the_limit_is_raised(
 ) -> None:
     """A third service is one too many; with a higher limit its events are sent again from the dead letters, once."""
     port = strict.port("ingest")
-    body = [{"service": name} for name in ("a", "b", "c", "c")] + [{"service": "a", "id": "far-too-long"}]
+    body = [{"service": name} for name in ("a", "b", "c", "c")] + [{"service": "a", "id": "x" * 41}]
     status, answer = post(port, json.dumps(body).encode())
     assert (status, answer["accepted"], answer["refused"]) == (207, 2, 3)
     config = ["--config", str(strict.config)]
