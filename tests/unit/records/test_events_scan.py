@@ -224,6 +224,14 @@ def test_many_distinct_labels_keep_their_events_apart() -> None:
     assert len(columns(found)["service"].dictionary) == 19 * 300
 
 
+@pytest.mark.parametrize("size", range(1, 40))
+def test_texts_that_differ_little_are_told_apart(size: int) -> None:
+    """A thousand names of one length that differ in their last octets only."""
+    names = [f"{i:0{size}d}"[:size] for i in range(min(1000, 10**size))]
+    body = json.dumps([{"service": "s", "name": name} for name in names]).encode()
+    assert columns(check([body]))["name"].to_pylist() == names
+
+
 def test_nothing_is_nothing() -> None:
     assert len(check([])) == 0
     assert len(check([b"x", b""])) == 0
