@@ -57,6 +57,12 @@ _SEVERITY_ERRS: Final = np.array(list(SEVERITIES.values()), dtype=np.bool_)
 _TENS: Final = 10.0 ** np.arange(23)
 """Powers of ten that a double holds exactly: with a mantissa up to 2^53 one operation rounds correctly (W. D. Clinger,
 "How to read floating point numbers accurately", PLDI 1990)."""
+_ONES: Final = np.uint64(0x0101010101010101)
+_SPACES: Final = np.uint64(0x2020202020202020)
+_QUOTES: Final = np.uint64(0x2222222222222222)
+_ESCAPES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
+_DELETES: Final = np.uint64(0x7F7F7F7F7F7F7F7F)
+_HIGHS: Final = np.uint64(0x8080808080808080)
 _EXACT: Final = np.uint64(1 << 53)
 _FIRST_SLOTS: Final = 1 << 10
 _PROBES: Final = 64
@@ -73,17 +79,34 @@ def _space(data: Octets, at: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _clean(word: np.uint64) -> bool:
+    """Whether none of eight octets is a quote, a backslash, below 0x20 or 0x7f (S. E. Anderson, "Bit twiddling hacks",
+    "Determine if a word has a byte less than n"; it may say no where the answer is yes)."""
+    quote, escape, delete = word ^ _QUOTES, word ^ _ESCAPES, word ^ _DELETES
+    found = ((quote - _ONES) & ~quote) | ((escape - _ONES) & ~escape) | ((delete - _ONES) & ~delete)
+    return bool((found | ((word - _SPACES) & ~word)) & _HIGHS == 0)
+
+
+@njit(cache=True, nogil=True)
 def _text(data: Octets, at: int) -> tuple[int, int]:
-    """The end of a text without escapes that starts at ``at``, and its bytes or-ed together; -1 if it is not plain."""
+    """The end of a text without escapes that starts at ``at``, and its bytes or-ed together (or 128 for any above ASCII);
+    -1 if it is not plain."""
     seen = 0
     while True:
-        octet = data[at]
-        if octet == 34:
-            return at, seen
-        if octet < 32 or octet == 92 or octet == 127:
-            return -1, 0
-        seen |= octet
-        at += 1
+        word = load64(data, at)
+        while _clean(word):
+            if word & _HIGHS:
+                seen |= 128
+            at += 8
+            word = load64(data, at)
+        for _ in range(8):
+            octet = data[at]
+            if octet == 34:
+                return at, seen
+            if octet < 32 or octet == 92 or octet == 127:
+                return -1, 0
+            seen |= octet
+            at += 1
 
 
 @njit(cache=True, nogil=True)
@@ -227,6 +250,12 @@ def _any_text(data: Octets, at: int) -> tuple[int, int]:
     """As ``_text``, with escapes."""
     seen = 0
     while True:
+        word = load64(data, at)
+        while _clean(word):
+            if word & _HIGHS:
+                seen |= 128
+            at += 8
+            word = load64(data, at)
         octet = data[at]
         if octet == 34:
             return at, seen
@@ -564,13 +593,12 @@ def _scan(
                         if octets >= 128:
                             break
                         word, second = _short(data, text_at, text_end)
-                        lower = _U(0x2020202020202020)
                         if size < 8:
-                            word |= lower & ((_U(1) << _U(8 * size)) - _U(1))
+                            word |= _SPACES & ((_U(1) << _U(8 * size)) - _U(1))
                         else:
-                            word |= lower
+                            word |= _SPACES
                             if size < 16:
-                                second |= lower & ((_U(1) << _U(8 * (size - 8))) - _U(1))
+                                second |= _SPACES & ((_U(1) << _U(8 * (size - 8))) - _U(1))
                         severity = _match(_SEVERITY_WORDS, word, second)
                         if severity < 0 or not _letters(data, text_at, text_end):
                             break
