@@ -130,7 +130,7 @@ class Ingest(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_event_bytes: int = 64 << 10
     max_body_bytes: int = 16 << 20
     max_batch_events: int = 20_000
-    queue_bytes: int = 64 << 20
+    queue_bytes: int = 32 << 20
     """Bytes of requests in memory, from before a body is read until it is answered; beyond it the edge answers 429."""
     compression: str = "lz4"
     """lz4, zstd or none."""
