@@ -5,7 +5,7 @@
     python benchmarks/pipeline/ingest.py --pause 60          # memory while the broker stands still (SIGSTOP), and after
 
 A real ``smartscale ingest`` process is pinned to the first core; the client (``benchmarks/load.py``) and the broker run on
-the others. The highest rate is found in a closed loop; then latencies from the planned time at half and at nine tenths of it.
+the others. The highest rate is found in a closed loop; then latencies from the planned time at half of it and at 0.9.
 Beside them, from the same run, the limits: what the compiled pass alone costs an event, what typed decoding with msgspec
 alone would, and how many requests a second the server answers that it need not write. Prints JSON.
 """
