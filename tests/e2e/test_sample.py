@@ -14,8 +14,9 @@ import pytest
 
 from smartscale.actuators.port import Target
 from smartscale.actuators.processes import ProcessActuator, stop_all
-from smartscale.clock import Anchor, ScaledClock, parse_iso_us, wall_ms
+from smartscale.clock import MICROS, Anchor, ScaledClock, parse_iso_us, wall_ms
 from smartscale.config import Sample, Settings
+from smartscale.errors import ConfigError
 from smartscale.producer.scenario import load_of
 from smartscale.records.events_json import EventIn
 from smartscale.sample import replica, service
@@ -186,6 +187,30 @@ def test_injected_faults_happen_when_the_scenario_says(stage: Stage) -> None:
     assert all(truth["start_us"] <= time < truth["end_us"] for time in failed)
     assert 150 < len(failed) < 350
     books_balance(stage, told)
+
+
+def test_a_retry_storm_brings_failed_requests_back(stage: Stage) -> None:
+    """World seconds 10 to 20: half fail and come back up to twice, so about 1.75 times the 20/s of before; after the storm
+    it is over."""
+    stage.scale(3)
+    stage.ready(3)
+    fault = "{kind: retry_storm, start: 10s, duration: 10s, size: 0.5, retries: 2, delay: 500ms}"
+    told = played(stage, load(20, 30, fault))
+    books_balance(stage, told)
+    began = json.loads((stage.root.parent / "summary.json").read_bytes())["start_us"]
+    ended_s = [(parse_iso_us(event.time or "") - began) / MICROS for event in stage.collected.requests()]
+    before, during, after = (
+        sum(a <= s < b for s in ended_s) / (b - a) for a, b in ((0, 10), (12, 20), (23, 30))
+    )
+    assert 14 < before < 27
+    assert 27 < during < 45
+    assert 14 < after < 27
+
+
+@pytest.mark.parametrize("kind", ["clock_skew", "data_gap", "duplicates", "late_events"])
+def test_a_fault_of_a_sender_is_refused(stage: Stage, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"fault {kind} .* `smartscale produce`"):
+        service.run(stage.context, load_of(load(1, 10, f"{{kind: {kind}, start: 1s}}")), "", stage.collected)
 
 
 def test_a_stop_ends_the_run_early_and_says_so(stage: Stage) -> None:

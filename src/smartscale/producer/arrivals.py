@@ -1,7 +1,8 @@
 """When requests arrive: seeded, open-loop point processes whose rate follows a load.
 
 Open loop: arrivals do not wait for answers, so a slow service does not hide its own slowness by being asked less
-(coordinated omission). Every process has the rate that it is given on average; they differ in how much arrivals crowd:
+(coordinated omission). Every process has the rate that it is given on average, and no arrival where that is 0; they
+differ in how much arrivals crowd:
 
 - **Poisson**: independent arrivals. Counts have a dispersion (variance / mean) of 1.
 - **Constant**: evenly spaced; dispersion 0.
@@ -163,7 +164,9 @@ class _HawkesStream:
         points.sort()
         cut = np.searchsorted(points, end_us)
         self._later = points[cut:]
-        return points[:cut]
+        here: Micros = points[:cut]
+        heard: Micros = here[rates[(here - start_us) // cell_us] > 0]
+        return heard
 
     def _before(self, start_us: int, rate: float) -> Micros:
         """Descendants, from ``start_us`` on, of a long past at the first rate: the process starts stationary. Of a family

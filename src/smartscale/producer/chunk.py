@@ -74,7 +74,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Planned events as columns, each of shape (n,) and in the order of ``due_us``.
+    """Planned events as columns, each of shape (n,).
 
     ``head`` is the place of what many events share (service, kind, name, severity) in a ``Heads``. ``NONE`` in
     ``status``, ``latency_us`` and ``user`` and NaN in ``value`` leave the field out. ``number`` makes the id: a
@@ -103,12 +103,16 @@ class Columns:
         )  # fmt: skip
 
 
-def joined(parts: Sequence[Columns]) -> Columns:
-    """All events of the parts, in the order of ``due_us``; those due together in the order of the parts."""
-    whole = Columns(
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """All events of the parts, one part after the other, in arrays of their own."""
+    return Columns(
         *(np.concatenate(columns) for columns in zip(*(part.all() for part in parts), strict=True))
     )
-    return whole.take(np.argsort(whole.due_us, kind="stable"))
+
+
+def in_order(columns: Columns) -> Columns:
+    """The events in the order of ``due_us``; those due together stay as they are."""
+    return columns.take(np.argsort(columns.due_us, kind="stable"))
 
 
 class Heads:

@@ -12,13 +12,12 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import structs
 
 from smartscale.clock import MICROS
 from smartscale.producer import arrivals, faults, models, shapes
 from smartscale.producer.arrivals import CELL_US, Taken
-from smartscale.producer.faults import AnyFault, DropToZero, RetryStorm
+from smartscale.producer.faults import AnyFault, RetryStorm
 from smartscale.producer.models import Quantiles
 from smartscale.producer.rates import RateCurve, Rates
 from smartscale.producer.services import Service
@@ -60,7 +59,7 @@ class Source:
         return np.random.default_rng([self.seed, self.number, purpose])
 
     def demand(self, since_s: Rates) -> Rates:
-        """Requests a second that people want served, before any retry; 0 while nothing arrives."""
+        """Requests a second that people want served, before any retry. Where it is 0, nothing arrives at all."""
         rate = np.full_like(since_s, self.spec.rate)
         for factor in self.shapes:
             rate = rate * factor(since_s)
@@ -109,14 +108,6 @@ class Source:
     def quantiles(self) -> Quantiles:
         """The quantile function of latency over all routes, before ``Course.stretch``."""
         return Quantiles.of(self.latencies, tuple(self.route_shares.tolist()), self.spec.capacity)
-
-    def silent(self, since_s: Rates) -> npt.NDArray[np.bool_]:
-        """Where no request arrives, be it provoked by earlier ones."""
-        silent = np.zeros(since_s.shape, dtype=bool)
-        for fault in self.faults:
-            if isinstance(fault, DropToZero):
-                silent |= fault.active(since_s) > 0
-        return silent
 
     def storms(self, since_s: Rates) -> Sequence[tuple[RetryStorm, Rates]]:
         """The retry storms of this service and where they are in effect."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from smartscale.clock import MICROS
 from smartscale.producer import arrivals, models
 from smartscale.producer.arrivals import CELL_US
-from smartscale.producer.chunk import NONE, Chunk, Columns, Heads, joined
+from smartscale.producer.chunk import NONE, Chunk, Columns, Heads, concatenated, in_order
 from smartscale.producer.faults import ClockSkew, DataGap, Duplicates, LateEvents
 from smartscale.producer.load import ARRIVALS, Course, Load, Source
 from smartscale.producer.rates import Micros, Rates
@@ -60,7 +60,7 @@ def columns_of(load: Load, heads: Heads, worker: int = 0, workers: int = 1) -> I
             drawn = service.block(start_us, end_us, first)
             first += service.drawn
             parts.append(drawn.take(drawn.number % workers == worker) if workers > 1 else drawn)
-        whole = joined(parts)
+        whole = in_order(concatenated(parts))
         cut = int(np.searchsorted(whole.due_us, end_us))
         yield whole.take(slice(0, cut))
         held = whole.take(slice(cut, None))
@@ -130,21 +130,20 @@ class _Service:
         course = self._source.course(since_s)
         new = self._new(self._stream.block(start_us, course.demand, CELL_US))
         coming = _together([self._retries, new.take(new.us < end_us)])
-        parts: list[Columns] = []
-        silent = self._source.silent(since_s)
-        while len(coming.us):
+        parts = [EMPTY]
+        while True:
             here = coming.us < end_us
-            later, now = coming.take(~here), coming.take(here)
-            now = now.take(~silent[(now.us - start_us) // CELL_US])
+            now, coming = coming.take(here), coming.take(~here)
+            now = now.take(course.demand[(now.us - start_us) // CELL_US] > 0)
             if not len(now.us):
                 break
-            parts_of, retries = self._requests(now, course, start_us, since_s)
-            parts += parts_of
-            coming = _together([later, retries])
+            events, retries = self._requests(now, course, start_us, since_s)
+            parts += events
+            coming = _together([coming, retries])
         self._retries = coming
         if self._spec.metrics:
             parts.append(self._system(self._spec.metrics, start_us, end_us))
-        columns = joined(parts) if parts else EMPTY
+        columns = concatenated(parts)
         self.drawn = len(columns)
         columns.number[:] = np.arange(first, first + len(columns))
         return self._sent(columns)
@@ -246,7 +245,7 @@ class _Service:
                 case Duplicates():
                     again = columns.take(active & (self._sending.random(len(active)) < fault.size))
                     again.due_us[:] += round(fault.delay * MICROS)
-                    columns = joined([columns, again])
+                    columns = concatenated([columns, again])
         return columns
 
 

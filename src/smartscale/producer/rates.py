@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +39,6 @@ class RateCurve:
         self.interval_us = interval_us
         self.rates = rates
 
-    @classmethod
-    def sampled(cls, function: Callable[[Rates], Rates], duration_s: float, interval_s: float = 0.1) -> Self:
-        """The curve from 0 to ``duration_s`` of a function of seconds, sampled in the middle of each interval.
-
-        0.1 s chosen because arrivals within a tenth of a second cannot be told apart in windows of seconds."""
-        interval_us = round(interval_s * MICROS)
-        count = max(1, round(duration_s * MICROS / interval_us))
-        middles = (np.arange(count) + 0.5) * interval_us / MICROS
-        return cls(0, interval_us, np.maximum(function(middles), 0.0))
-
     @property
     def end_us(self) -> int:
         """First instant after the curve."""
@@ -59,30 +49,15 @@ class RateCurve:
         """The highest rate."""
         return float(self.rates.max())
 
-    @property
-    def expected(self) -> float:
-        """Expected number of requests over the whole curve."""
-        return float(self.rates.sum()) * self.interval_us / MICROS
-
     def rate_at(self, us: Micros) -> Rates:
         """Requests a second at each instant; 0 outside the curve."""
         index = (us - self.start_us) // self.interval_us
         inside = (index >= 0) & (index < len(self.rates))
         return np.where(inside, self.rates[np.clip(index, 0, len(self.rates) - 1)], 0.0)
 
-    def peak_in(self, start_us: int, end_us: int) -> float:
-        """The highest rate in ``[start_us, end_us)``; 0 where the curve does not reach."""
-        first = max(0, (start_us - self.start_us) // self.interval_us)
-        last = min(len(self.rates), -((self.start_us - end_us) // self.interval_us))
-        return float(self.rates[first:last].max()) if first < last else 0.0
-
     def warped(self, speed: float, factor: float) -> RateCurve:
         """The same curve passing ``speed`` times as fast, its rates times ``factor``."""
         return RateCurve(self.start_us, max(1, round(self.interval_us / speed)), self.rates * factor)
-
-    def starting_at(self, start_us: int) -> RateCurve:
-        """The same curve, moved so that it starts at ``start_us``."""
-        return RateCurve(start_us, self.interval_us, self.rates)
 
 
 def from_csv(path: Path, peak_per_s: float | None, column: str = "requests") -> RateCurve:

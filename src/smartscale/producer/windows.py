@@ -190,12 +190,11 @@ class _Drawn:
         """How many arrivals of a process each cell has."""
         counts = np.zeros(len(self._middles))
         demand = self._course.demand * (self._middles < self._load.duration_s)
-        silent = self._source.silent(self._middles)
         for at in range(0, len(counts), _BLOCK_CELLS):
             rates = demand[at : at + _BLOCK_CELLS]
             points = stream.block(at * cell_us, rates, cell_us)
             counts[at : at + len(rates)] = np.bincount(points // cell_us - at, minlength=len(rates))
-        return np.where(silent, 0.0, counts)
+        return counts
 
     def _at_ends(self, by_cell: Rates) -> Rates:
         """How many of the requests that arrive in each cell have ended at the edges of the steps, shape (steps + 1,)."""
@@ -222,13 +221,15 @@ class _Drawn:
         return count, errors
 
     def _again(self, storm: RetryStorm, failed: Counts, number: int) -> Counts:
-        """Of requests that have failed for the n-th time, those that are tried again, in the steps that these end in."""
+        """Of requests that have failed for the n-th time, those that are tried again, in the steps that these end in. In a
+        silence no try arrives."""
         if number >= storm.retries:
             return np.zeros_like(failed)
         trying = self._chance.binomial(failed, self._share([storm]))
         ratio = max(storm.delay / self._step_s, 1e-9)
         crossing = ratio * -np.expm1(-1 / ratio)  # of exponential delays from anywhere in the step
-        return _moved(trying, crossing, self._chance)
+        heard = self._by_step((self._course.demand > 0).astype(np.float64))
+        return self._chance.binomial(_moved(trying, crossing, self._chance), heard)
 
     def _as_dated(self, values: Counts) -> Counts:
         """Counts by the step that the events' own times say: those of a wrong clock are in another one."""

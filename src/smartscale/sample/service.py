@@ -280,7 +280,9 @@ class _Front:
         new = [(us, 0) for us in self._arrivals.until(until_us).tolist()]
         again = []
         while self._retries and self._retries[0][0] < until_us:
-            again.append(heapq.heappop(self._retries))
+            retry = heapq.heappop(self._retries)
+            if self._course([retry[0]]).demand[0] > 0:  # in a silence nothing arrives
+                again.append(retry)
         requests = sorted([*new, *again])
         self._tries.update({self._requests + n: tries for n, (_, tries) in enumerate(requests, 1) if tries})
         self._requests += len(requests)

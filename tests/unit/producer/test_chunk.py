@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartscale.clock import iso, parse_iso_us
-from smartscale.producer.chunk import NONE, Columns, Heads, joined, of_events
+from smartscale.producer.chunk import NONE, Columns, Heads, concatenated, in_order, of_events
 from smartscale.records.events_json import EventIn
 
 _YEAR_9999 = parse_iso_us("9999-12-31T23:59:59.999999Z")
@@ -81,6 +81,6 @@ def test_parts_are_joined_in_the_order_of_their_due_times() -> None:
         none = np.full(len(due), NONE)
         return Columns(some, some, none, none, none, none.astype(float), none, np.full(len(due), number))
 
-    whole = joined([part([1, 5], 1), part([1, 3], 2)])
+    whole = in_order(concatenated([part([1, 5], 1), part([1, 3], 2)]))
     assert whole.due_us.tolist() == [1, 1, 3, 5]
     assert whole.number.tolist() == [1, 2, 2, 1]

@@ -295,3 +295,16 @@ def test_a_fault_concerns_the_services_it_names() -> None:
         "faults: [{kind: drop_to_zero, start: 5s, services: [b]}]}"
     )
     assert [len(source.faults) for source in load.sources] == [0, 1]
+
+
+def test_retries_that_would_arrive_in_a_silence_are_gone_for_good() -> None:
+    """A storm of long delays into a silence of minutes: nothing arrives in it, whatever the blocks."""
+    drawn = one(
+        "",
+        rate=20,
+        duration="300s",
+        faults="{kind: retry_storm, start: 0s, duration: 60s, size: 1, delay: 60s}, "
+        "{kind: drop_to_zero, start: 60s, duration: 240s}",
+    )
+    assert drawn.count(60.1, 10**6) == 0
+    assert drawn.count(0, 60) > 1200
