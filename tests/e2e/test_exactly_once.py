@@ -2,8 +2,8 @@
 
 Real processes on both logs at the same time; each log's run is made once and looked at by several tests. One to four
 combines and windows join, leave, are killed (-9) and stalled beyond their session, so that partitions move all the time; on
-a Kafka of three brokers, brokers are killed too. In the middle of it ``events`` is given more partitions, so that ids move.
-The faults are data that the seed makes.
+a Kafka of three brokers, brokers are killed too. They begin as the version before and are upgraded one by one; near the end
+``events`` is given more partitions, so that ids move. The faults are data that the seed makes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from smartscale.app import CANNOT_GO_ON
 from smartscale.config import Settings
 from smartscale.log.port import Message, Record
-from smartscale.records import partials, topics
+from smartscale.records import partials, schema, topics
 from smartscale.testing.kafka_broker import KafkaCluster
 from smartscale.testing.killing import (
     MEMBERS,
@@ -74,7 +74,14 @@ def planned(adapter: str, seed: int) -> list[Fault]:
     planned = kills(chance, OTHERS[adapter], DURATION_S, KILLS_EACH)
     for stage in MOVING:
         planned += membership(chance, stage, DURATION_S)
-    planned += [Fault(DURATION_S * chance.uniform(0.2, 0.8), "widen", "6")]
+    for stage, share in (("window", 0.25), ("combine", 0.5)):  # readers before writers, one process at a time
+        planned += [
+            Fault(DURATION_S * (share + 0.05 * k), "upgrade", stage + member)
+            for k, member in enumerate(MEMBERS)
+        ]
+    planned += [
+        Fault(DURATION_S * chance.uniform(0.7, 0.9), "widen", "6")
+    ]  # marks are for this version alone
     return planned + (broker_kills(chance, 3, DURATION_S) if adapter == "kafka" else [])
 
 
@@ -84,6 +91,7 @@ def settle(adapter: str, folder: Path, seed: int) -> Settled:
         cluster = stack.enter_context(KafkaCluster()) if adapter == "kafka" else None
         pipeline = Pipeline(cluster.url if cluster else f"sqlite:{folder}/log.db", folder, SETTINGS, stages)
         stack.callback(pipeline.close)
+        pipeline.old = {stage + member for stage in MOVING for member in MEMBERS}
         run = run_under_faults(pipeline, seed, DURATION_S, RATE_PER_S, planned(adapter, seed), cluster)
         with pipeline.log() as log:
             return Settled(run, copied(log, TOPICS), pipeline.settings, folder)
@@ -145,6 +153,14 @@ def test_all_that_was_planned_befell_the_processes(settled: Settled, adapter: st
     assert settled.log.topics()[topics.EVENTS].partitions == 6
     brokers = sum(times for (what, _), times in happened.items() if what == "broker start")
     assert brokers == (2 if adapter == "kafka" else 0)
+
+
+@pytest.mark.parametrize("topic", [topics.PARTIALS, topics.METRICS])
+def test_both_versions_wrote_in_the_same_run(settled: Settled, topic: str) -> None:
+    """Records of the version before and of this one lie mixed in the partitions."""
+    written = {record.headers[schema.SCHEMA].decode() for record in settled.log.records(topic)}
+    name = {topics.PARTIALS: "partials", topics.METRICS: "metric"}[topic]
+    assert {f"{name}/1", f"{name}/2"} <= written
 
 
 def test_the_edge_was_really_cut_off_and_repeats_reached_the_log(settled: Settled) -> None:

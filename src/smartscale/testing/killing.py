@@ -41,7 +41,8 @@ _MINUTE_US = 60 * MICROS
 class Fault(NamedTuple):
     """At ``after_s`` (real, after the load's start), ``what`` befalls ``name``, a process or the number of a broker:
     ``kill`` (-9, started again at once), ``stall`` (SIGSTOP) until ``wake`` (SIGCONT), ``leave`` (SIGTERM, stays away),
-    ``join``, ``broker kill`` until ``broker start``; ``widen`` gives ``events`` that many partitions."""
+    ``join``, ``broker kill`` until ``broker start``; ``widen`` gives ``events`` that many partitions;
+    ``upgrade`` (SIGTERM, started again) replaces a process of the version before, if it is one."""
 
     after_s: float
     what: str
@@ -139,6 +140,12 @@ class _Faults:
             case "join":
                 self._pipeline.start(name)
                 self._running.add(name)
+            case "upgrade":
+                if name in self._pipeline.old:
+                    self._pipeline.old.discard(name)
+                    if name in self._running:
+                        self._pipeline.terminate(name)
+                        self._pipeline.start(name)
             case "widen":
                 self._pipeline.widen(int(name))
             case "broker kill" if self._cluster is not None:

@@ -23,7 +23,7 @@ from smartscale.config import Settings
 from smartscale.errors import RetryableError
 from smartscale.log import topics as log_topics
 from smartscale.log.partitioner import event_hash, event_partition
-from smartscale.log.port import Message, Worker, lag
+from smartscale.log.port import Log, Message, Worker, lag
 from smartscale.records import dead_letters, events, events_json, metrics, schema, topics
 from smartscale.records.metrics import MetricRow, Progress
 from smartscale.stage import Context
@@ -34,6 +34,7 @@ from smartscale.stream.window import service as window_service
 from smartscale.stream.window.core import ROWS_PER_STEP
 from smartscale.stream.windows import Families
 from smartscale.telemetry.health import Health
+from smartscale.testing import version_1
 from smartscale.testing.memory_log import MemoryLog
 
 START_US = 1_700_000_000_000_000
@@ -120,6 +121,11 @@ class Pipeline:
         self._next = -1
         self._combines: dict[str, _Combine] = {}
         self._windows: dict[str, _Window] = {}
+        self.old: set[tuple[str, str]] = set()
+        """(stage, slot) of processes that write as the version before did, from their next start on."""
+
+    def _log_of(self, stage: str, slot: str) -> Log:
+        return version_1.old(self.log) if (stage, slot) in self.old else self.log
 
     def wall_ms(self) -> int:
         """Wall-clock time: the same as world time."""
@@ -172,7 +178,9 @@ class Pipeline:
         A failed transaction is handled as the service does: everything is dropped and read again."""
         if slot not in self._combines:
             made = Combiner(self.settings, self.settings.topics.partials, decoder(self.settings))
-            self._combines[slot] = _Combine(self.log.worker("combine", self._inputs, slot), made)
+            self._combines[slot] = _Combine(
+                self._log_of("combine", slot).worker("combine", self._inputs, slot), made
+            )
         worker, combiner = self._combines[slot].worker, self._combines[slot].combiner
         try:
             polled = worker.poll(0, max_bytes)
@@ -200,7 +208,7 @@ class Pipeline:
         """One turn of window: an assignment, or what was read and one transaction that follows from it; False if the stage
         has nothing left to do."""
         if slot not in self._windows:
-            worker = self.log.worker("window", [topics.PARTIALS], slot)
+            worker = self._log_of("window", slot).worker("window", [topics.PARTIALS], slot)
             self._windows[slot] = _Window(worker, window_service.Held())
         one = self._windows[slot]
         try:

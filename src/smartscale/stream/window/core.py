@@ -171,7 +171,10 @@ class Partition:
         return self.sources.watermark_us - self._lateness_us
 
     def take(self, record: Record, now_us: int) -> None:
-        """Read one record of partials. A record that cannot be read is set aside, not skipped silently."""
+        """Read one record of partials. A record that is damaged is set aside, not skipped silently.
+
+        Raises ``SchemaError`` for one of a later version: a process of that version can read it, so nothing is set aside."""
+        schema.schema_of(record.headers)
         replay = record.offset < self._resume_at
         self._read_to = record.offset + 1
         self._position = max(self._position, self._read_to)
