@@ -83,18 +83,19 @@ def truth(load: Load, step_s: float = 10.0) -> Labels:
 
 
 def true_faults(load: Load) -> list[TrueFault]:
-    """Every fault of every service it concerns, in the order of their starts."""
+    """Every fault of every service it concerns, in the order of their starts; none that the load ends before."""
     found = [
         TrueFault(
             source.name,
             faults.kind(fault),
             load.start_us + round(fault.start * MICROS),
-            min(load.end_us, load.start_us + round(min(fault.end_s, load.duration_s) * MICROS)),
+            load.start_us + round(min(fault.end_s, load.duration_s) * MICROS),
             faults.size(fault),
             faults.CLASSES[type(fault)],
         )
         for source in load.sources
         for fault in source.faults
+        if fault.start < load.duration_s
     ]
     return sorted(found, key=lambda fault: (fault.start_us, fault.service))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,15 @@ def test_the_truth_lists_every_fault_of_every_service_with_its_class() -> None:
     ]
     assert [(f.start_us - 1000, f.end_us - 1000) for f in told] == [
         (start * MICROS, end * MICROS) for start, end in ((20, 40), (50, 60), (50, 60), (60, 95))
+    ]
+
+
+def test_a_load_that_is_cut_short_has_no_fault_beyond_its_end() -> None:
+    told = truth(replace(STORM, duration_s=55.0))
+    assert [(fault.kind, fault.end_us - told.start_us) for fault in told.faults] == [
+        ("retry_storm", 40 * MICROS),
+        ("data_gap", 55 * MICROS),
+        ("data_gap", 55 * MICROS),
     ]
 
 
