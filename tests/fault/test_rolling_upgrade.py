@@ -14,8 +14,8 @@ from smartscale.ledger.reader import LedgerReader
 from smartscale.log.partitioner import event_hash, event_partition
 from smartscale.log.port import Message
 from smartscale.records import schema, topics
+from smartscale.testing.old_stages import as_version_1
 from smartscale.testing.pipeline import Pipeline, Sent
-from smartscale.testing.version_1 import as_version_1
 
 SLOTS = ("0", "1")
 PROCESSES = [(stage, slot) for stage in ("window", "combine") for slot in SLOTS]

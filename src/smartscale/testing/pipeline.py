@@ -34,7 +34,7 @@ from smartscale.stream.window import service as window_service
 from smartscale.stream.window.core import ROWS_PER_STEP
 from smartscale.stream.windows import Families
 from smartscale.telemetry.health import Health
-from smartscale.testing import version_1
+from smartscale.testing import old_stages
 from smartscale.testing.memory_log import MemoryLog
 
 START_US = 1_700_000_000_000_000
@@ -125,7 +125,7 @@ class Pipeline:
         """(stage, slot) of processes that write as the version before did, from their next start on."""
 
     def _log_of(self, stage: str, slot: str) -> Log:
-        return version_1.old(self.log) if (stage, slot) in self.old else self.log
+        return old_stages.old(self.log) if (stage, slot) in self.old else self.log
 
     def wall_ms(self) -> int:
         """Wall-clock time: the same as world time."""

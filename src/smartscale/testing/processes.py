@@ -146,7 +146,7 @@ class Pipeline:
         """Start these stages (default: all); returns at once."""
         for name in names or self.stages:
             stage, _, slot = name.partition("-")
-            program = ["smartscale.testing.version_1" if name in self.old else "smartscale", stage]
+            program = ["smartscale.testing.old_stages" if name in self.old else "smartscale", stage]
             command = [sys.executable, "-m", *program, "--slot", slot or "0"]
             command += ["--port", str(self._ports[name]), "--config", str(self.config)]
             with self._log_file(name).open("ab") as output:

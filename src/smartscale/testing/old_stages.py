@@ -3,7 +3,7 @@
 It is today's stage over a log that takes from its records what version 1 did not have, so it computes what version 1 did. It
 reads what today's stage reads; version 1 itself read version 1 only, which is why readers are upgraded before writers.
 
-``python -m smartscale.testing.version_1 combine --slot 0 --port 0 --config FILE`` runs one as a process.
+``python -m smartscale.testing.old_stages combine --slot 0 --port 0 --config FILE`` runs one as a process.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> int:
     """Run one stage until SIGTERM."""
     from smartscale import app
 
-    parser = argparse.ArgumentParser(prog="smartscale.testing.version_1", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="smartscale.testing.old_stages", description=main.__doc__)
     parser.add_argument("stage", choices=["combine", "window"])
     parser.add_argument("--slot", default="0")
     parser.add_argument("--port", type=int, default=0)
