@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smartscale.cli.options import ConfigOption, JsonOption, console, opened, print_json, settings
 from smartscale.clock import iso
 from smartscale.errors import UserError
+
+if TYPE_CHECKING:
+    from smartscale.producer.player import Progress
+    from smartscale.producer.rate_search import Trial
 
 produce_cli = typer.Typer(
     help="Send a load to the ingest stage, open loop, and measure how it is answered.",
@@ -47,17 +51,26 @@ def produce(
         str | None,
         typer.Option(
             "--rate",
-            metavar="NUMBER",
-            help="Constant requests a second, of --scenario's mix if it is given.",
+            metavar="NUMBER|max",
+            help="Constant requests a second, of --scenario's mix if it is given; max: find the highest.",
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="LEVEL=TIME", help="For --rate max: what must hold, such as p99.9=0.2s."
+        ),
+    ] = "p99=50ms",
+    trial_s: Annotated[
+        float, typer.Option("--trial", min=0.5, metavar="SECONDS", help="For --rate max: length of a trial.")
+    ] = 5.0,
     for_s: Annotated[
         float | None, typer.Option("--for", metavar="SECONDS", help="End the load after so much world time.")
     ] = None,
     peak: Annotated[
         float | None,
         typer.Option(
-            "--peak", help="Requests a second of a replayed curve's busiest interval [default: 100]."
+            "--peak", help="Requests a second of a replayed curve's busiest interval (default: 100)."
         ),
     ] = None,
     scale: Annotated[
@@ -109,7 +122,9 @@ def produce(
     from smartscale.producer import report as reports
     from smartscale.producer import service as sending
     from smartscale.producer.job import Job, LoadSpec
-    from smartscale.producer.player import Options, Progress
+    from smartscale.producer.page import page
+    from smartscale.producer.player import Options
+    from smartscale.producer.rate_search import Target, found_table
 
     anchor = None
     if log is not None:
@@ -119,7 +134,7 @@ def produce(
         spec=LoadSpec(
             scenario=str(scenario) if scenario else None,
             replay=str(replay) if replay else None,
-            rate_per_s=_rate(rate),
+            rate_per_s=None if rate == "max" else _rate(rate),
             for_s=for_s,
             peak_per_s=100.0 if replay and peak is None and scale is None else peak,
             scale=scale,
@@ -135,27 +150,23 @@ def produce(
     for path in (report, labels):
         _writable(path)
 
-    def tell(progress: Progress) -> None:
-        counts = progress.counts
-        behind = f", {progress.behind_s:.1f} s behind" if progress.behind_s > 1 else ""
-        typer.echo(
-            f"{iso(progress.at_us)[:19]}  sent {counts.sent:,}, accepted {counts.accepted:,}, refused "
-            f"{counts.refused:,}, unanswered {counts.unanswered:,}{behind}",
-            err=True,
-        )
-
+    token = read_token(token_file)
     stop = threading.Event()
+    if rate == "max":
+        goal = Target.read(target)
+        app.stop_on_signals(stop)
+        found = sending.highest_rate(job, goal, trial_s, stop, _tell_trial, token)
+        if report is not None and found.report is not None:
+            report.write_text(page(found.report, found), encoding="utf-8")
+        if as_json:
+            print_json(found)
+        else:
+            console.print(found_table(found))
+        sys.exit(0 if found.confirmed or found.limited else 1)
     app.stop_on_signals(stop)
-    done = sending.run(
-        job,
-        stop,
-        tell,
-        read_token(token_file),
-        (lambda truth: truths.write(labels, truth)) if labels else None,
-    )
+    write = (lambda truth: truths.write(labels, truth)) if labels else None
+    done = sending.run(job, stop, _tell, token, write)
     if report is not None:
-        from smartscale.producer.page import page
-
         report.write_text(page(done), encoding="utf-8")
     if as_json:
         print_json(done)
@@ -164,13 +175,30 @@ def produce(
     sys.exit(0 if done.counts.unanswered == 0 and done.counts.refused == 0 else 1)
 
 
+def _tell(progress: Progress) -> None:
+    counts = progress.counts
+    behind = f", {progress.behind_s:.1f} s behind" if progress.behind_s > 1 else ""
+    typer.echo(
+        f"{iso(progress.at_us)[:19]}  sent {counts.sent:,}, accepted {counts.accepted:,}, refused "
+        f"{counts.refused:,}, unanswered {counts.unanswered:,}{behind}",
+        err=True,
+    )
+
+
+def _tell_trial(trial: Trial) -> None:
+    said = "sustained" if trial.sustained else f"not sustained: {trial.why}"
+    limited = " (the generator was in the way)" if trial.limited else ""
+    long = ", long" if trial.long else ""
+    typer.echo(f"{trial.rate_per_s:>12,.0f}/s{long}  {trial.reached_ms:,.4g} ms, {said}{limited}", err=True)
+
+
 def _rate(text: str | None) -> float | None:
     if text is None:
         return None
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"--rate {text}: use a number of requests a second") from None
+        raise UserError(f"--rate {text}: use a number of requests a second, or max") from None
 
 
 def _writable(path: Path | None) -> None:

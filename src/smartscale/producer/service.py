@@ -6,6 +6,7 @@ far they are. A worker that is lost is told in the report; workers end with whoe
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from smartscale.client.address import Address, Token
 from smartscale.errors import PermanentError
@@ -24,12 +26,17 @@ from smartscale.producer.job import Job, Start
 from smartscale.producer.labels import Labels, true_faults, truth
 from smartscale.producer.load import Load
 from smartscale.producer.player import Counts, Progress
+from smartscale.producer.rate_search import Found, Search, Target, Trial, trial
 from smartscale.producer.report import Mark, Piece, Report, Setting, added, marks, merged
 
 _LEAD_S: Final = 0.3
 """From the decision to start until the start: the first chunks are planned in it."""
 _READY_S: Final = 60.0
 """How long a worker may take to be ready."""
+_FIRST_PER_S: Final = 1000.0
+"""Where a search for the highest rate begins."""
+_REST_S: Final = 0.2
+"""Between trials, so that what one left behind does not weigh on the next."""
 
 
 def run(
@@ -76,6 +83,63 @@ def run(
         job.options.batch,
     )
     return merged(pieces, setting, faults, job.workers - len(pieces))
+
+
+def highest_rate(
+    job: Job,
+    target: Target,
+    trial_s: float,
+    stop: threading.Event,
+    on_trial: Callable[[Trial], None],
+    token: Token | None = None,
+) -> Found:
+    """The highest rate of ``job``'s load that is sustained within ``target``, by trials of ``trial_s`` real seconds.
+
+    The search is ``rate_search``'s. Its first trial warms everything up and does not count. ``stop`` ends it with what was
+    found so far."""
+    impatient = structs.replace(job.options, give_up_s=max(2.0, 10 * target.limit_ms / 1000))
+
+    trials: list[Trial] = []
+
+    def run_at(rate_per_s: float, seconds: float) -> Report:
+        # Another seed each time: a repeated trial is to see other arrivals.
+        spec = structs.replace(
+            job.spec,
+            rate_per_s=rate_per_s,
+            for_s=seconds / job.clock.to_real_s(1.0),
+            seed=(job.spec.seed or 1) + len(trials),
+        )
+        return run(structs.replace(job, spec=spec, options=impatient), stop, _untold, token)
+
+    search = Search(_FIRST_PER_S)
+    best: tuple[Trial, Report] | None = None
+    run_at(_FIRST_PER_S, 1.0)
+    while not search.over and not stop.is_set():
+        report = run_at(search.rate_per_s, trial_s * (3 if search.long else 1))
+        if stop.is_set():
+            break
+        done = trial(search.rate_per_s, search.long, report, target)
+        trials.append(done)
+        on_trial(done)
+        if done.sustained:
+            best = (done, report)
+        search = search.after(done)
+        stop.wait(_REST_S)
+    shown = best is not None and best[0].rate_per_s == search.low
+    return Found(
+        target,
+        search.low,
+        search.over and search.long and search.low > 0 and not search.limited,
+        search.limited,
+        None if search.high == math.inf else search.high,
+        best[0].accepted_per_s if best and shown else 0.0,
+        trials,
+        best[1] if best and shown else None,
+    )
+
+
+def _untold(_progress: Progress) -> None:
+    """A trial is told when it is over."""
 
 
 class _Workers:

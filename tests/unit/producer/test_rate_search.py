@@ -1,0 +1,120 @@
+"""The search for the highest rate: right on a quiet machine, robust on a noisy one, and it says what it does not know."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smartscale.errors import UserError
+from smartscale.producer import service
+from smartscale.producer.job import Job, LoadSpec
+from smartscale.producer.page import page
+from smartscale.producer.player import Options
+from smartscale.producer.rate_search import CLOSE, Search, Target, Trial
+from smartscale.testing.model_edge import model_edge
+
+
+def outcome(search: Search, sustained: bool, limited: bool = False) -> Trial:
+    return Trial(
+        search.rate_per_s, search.long, sustained, "" if sustained else "slow", 1.0, 1.0, 100, limited
+    )
+
+
+@given(st.floats(1.1, 1e7))
+@settings(max_examples=200)
+def test_without_noise_the_answer_is_within_five_percent_below_the_capacity(capacity: float) -> None:
+    search, trials = Search(1000.0), 0
+    while not search.over:
+        search = search.after(outcome(search, search.rate_per_s <= capacity))
+        trials += 1
+    assert capacity / CLOSE * 0.999 <= search.low <= capacity
+    assert search.high > capacity
+    assert trials <= 60
+
+
+@given(st.floats(50, 1e6), st.integers(0, 2**32))
+@settings(max_examples=200)
+def test_with_noise_it_ends_and_is_seldom_far_off(capacity: float, seed: int) -> None:
+    """One trial in ten within a fifth of the capacity gives the wrong answer; and one in fifty fails anywhere."""
+    chance, search, trials = random.Random(seed), Search(1000.0), 0
+    while not search.over:
+        good = search.rate_per_s <= capacity
+        near = abs(math.log(search.rate_per_s / capacity)) < 0.2
+        if (near and chance.random() < 0.1) or (good and chance.random() < 0.02):
+            good = not good
+        search = search.after(outcome(search, good))
+        trials += 1
+        assert trials < 120
+    assert search.low <= capacity * 1.25
+    assert search.low == 0 or search.low >= capacity / 2.2
+
+
+def test_one_failure_while_doubling_is_not_believed() -> None:
+    search = Search(1000.0)
+    search = search.after(outcome(search, False))
+    assert search.rate_per_s == 1000
+    search = search.after(outcome(search, True)).after(outcome(search, True))
+    assert (search.low, search.rate_per_s) == (1000, 2000)
+
+
+def test_where_the_generator_is_the_limit_the_search_ends_and_says_so() -> None:
+    search = Search(1000.0)
+    search = search.after(outcome(search, True))
+    for _ in range(2):
+        search = search.after(outcome(search, False, limited=True))
+    assert search.over
+    assert search.limited
+    assert search.low == 1000
+
+
+def test_what_sustains_nothing_is_given_up() -> None:
+    search, trials = Search(1000.0), 0
+    while not search.over:
+        search, trials = search.after(outcome(search, False)), trials + 1
+    assert search.low == 0
+    assert trials == 2 * 10  # 1000, 500, ... 2, each twice
+
+
+def test_a_rate_that_a_long_trial_does_not_confirm_is_lowered_a_few_times() -> None:
+    search = Search(1000.0)
+    while not search.over:
+        search = search.after(outcome(search, search.rate_per_s <= 5000 and not search.long))
+    assert search.low == 0
+    assert search.confirmations == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("p99=50ms", Target("p99", 50)),
+        ("p99.9 = 0.2s", Target("p99.9", 200)),
+        ("max=1s", Target("max", 1000)),
+    ],
+)
+def test_a_target_is_read(text: str, target: Target) -> None:
+    assert Target.read(text) == target
+
+
+@pytest.mark.parametrize("text", ["p98=50ms", "50ms", "p99=0ms", "p99=50", "p99=5.5.5ms"])
+def test_a_wrong_target_is_told(text: str) -> None:
+    with pytest.raises(UserError, match="p99=50ms"):
+        Target.read(text)
+
+
+@pytest.mark.slow
+def test_the_capacity_of_a_real_server_is_found() -> None:
+    """2,000 events a second, one after the other: within the target of 100 ms it sustains hardly more, and not much less,
+    whatever else the machine does."""
+    trials: list[Trial] = []
+    with model_edge("--capacity", "2000") as url:
+        job = Job(spec=LoadSpec(rate_per_s=1.0), options=Options(url=url, batch=1))
+        found = service.highest_rate(job, Target("p99", 100), 0.8, threading.Event(), trials.append)
+    assert 1300 < found.rate_per_s < 2500
+    assert found.trials == trials
+    assert found.report is not None
+    assert "Highest rate with p99 within 100 ms" in page(found.report, found)
