@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smartscale.cli.options import ConfigOption, JsonOption, console, opened, print_json, settings
-from smartscale.clock import iso
+from smartscale.clock import Clock, WallClock, iso
 from smartscale.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ TokenOption = Annotated[
         metavar="FILE",
         help="File with the bearer token (default: variable SMARTSCALE_TOKEN).",
     ),
+]
+ClockOption = Annotated[
+    str | None,
+    typer.Option("--log", metavar="ADDRESS", help="Follow this log's clock (default: wall clock)."),
 ]
 URL = "http://127.0.0.1:8070"
 
@@ -103,10 +107,7 @@ def produce(
     ] = None,
     url: UrlOption = URL,
     token_file: TokenOption = None,
-    log: Annotated[
-        str | None,
-        typer.Option("--log", metavar="ADDRESS", help="Follow this log's clock (default: wall clock)."),
-    ] = None,
+    log: ClockOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -205,3 +206,49 @@ def _writable(path: Path | None) -> None:
     """Raises ``UserError`` now rather than after the run."""
     if path is not None and not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it to")
+
+
+@produce_cli.command(epilog="Example: smartscale produce host --service db-1 --interval 5")
+def host(
+    service: Annotated[
+        str | None, typer.Option("--service", help="Name of this host (default: its host name).")
+    ] = None,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="Time between two readings.")
+    ] = 5.0,
+    for_s: Annotated[
+        float | None, typer.Option("--for", min=0.1, metavar="SECONDS", help="End after so long.")
+    ] = None,
+    url: UrlOption = URL,
+    token_file: TokenOption = None,
+    log: ClockOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send this host's system metrics as events, until Ctrl-C: processor, memory, disks, network, load."""
+    import socket
+
+    from smartscale import app
+    from smartscale.client.address import read_token
+    from smartscale.client.sender import Sender
+    from smartscale.producer import host as system
+
+    clock: Clock = WallClock()
+    if log is not None:
+        with opened(settings(log, config)) as event_log:
+            clock = app.open_clock(event_log)
+    stop = threading.Event()
+    app.stop_on_signals(stop)
+    sender = Sender(url, clock, token=read_token(token_file))
+    done = system.run(sender, clock, service or socket.gethostname(), interval_s, for_s, stop)
+    if as_json:
+        print_json(done)
+    else:
+        totals = done.totals
+        lost = f", {done.dropped:,} dropped while the edge was away" if done.dropped else ""
+        trouble = f" ({totals.last_trouble})" if totals.unanswered else ""
+        typer.echo(
+            f"sent {totals.sent:,}, accepted {totals.accepted:,}, refused {totals.refused:,}, unanswered "
+            f"{totals.unanswered:,}{trouble}{lost}"
+        )
+    sys.exit(1 if done.totals.refused or done.totals.unanswered or done.dropped else 0)
