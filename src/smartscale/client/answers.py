@@ -64,7 +64,7 @@ def fate(status: int, body: bytes, events: int) -> Fate:
     """
     try:
         answer = _decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         answer = None
     taken = answer.accepted + answer.duplicate if answer else -1
     if answer is None or not 0 <= taken <= events or answer.accepted < 0 or answer.duplicate < 0:

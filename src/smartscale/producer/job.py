@@ -33,7 +33,7 @@ from smartscale.producer.services import Route, Service
 
 _SWITCH_S: Final = 0.0005
 """How long the planning thread may keep the sending one from running (Python's default is ten times that)."""
-_UNLIMITED_S: Final = 7 * 86_400.0
+_UNLIMITED_S: Final = 365 * 86_400.0
 """How long a constant load lasts without ``--for``: until somebody stops it."""
 
 
@@ -96,14 +96,19 @@ def opened(spec: LoadSpec) -> Load | Recording:
         found = constant(_plain(spec.service, spec.seed or 1), spec.rate_per_s, spec.for_s or _UNLIMITED_S)
     else:
         raise UserError("nothing to produce: give --scenario FILE, --replay FILE or --rate NUMBER")
-    if spec.for_s is not None and isinstance(found, Load):
-        found = replace(found, duration_s=min(found.duration_s, spec.for_s))
-    return found
+    if spec.for_s is None:
+        return found
+    if isinstance(found, Recording):
+        return replace(found, for_s=spec.for_s)
+    return replace(found, duration_s=min(found.duration_s, spec.for_s))
 
 
 def constant(load: Load, rate_per_s: float, duration_s: float) -> Load:
-    """The load's services in the proportions of its start, ``rate_per_s`` in all, without shapes and faults."""
+    """The load's services in the proportions of their own rates, ``rate_per_s`` in all, without shapes and faults. Raises
+    ``UserError`` if all are 0."""
     rates = [source.spec.rate for source in load.sources]
+    if not sum(rates):
+        raise UserError("--rate takes the mix of a scenario's services from their rates, and they are all 0")
     sources = [
         Source(
             source.number,

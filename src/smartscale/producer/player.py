@@ -37,7 +37,6 @@ _AHEAD: Final = 2
 """Chunks planned ahead, each of a second or more."""
 _REASONS: Final = 10
 """Different reasons for refusals that are kept."""
-_WARM_UP_S: Final = 2.0
 _PROGRESS_S: Final = 1.0
 HELD_BYTES: Final = 256 << 20
 """Bodies without an answer, at most. Beyond it requests wait to be sent; chosen as what a small machine has to spare."""
@@ -151,7 +150,7 @@ class _Plan:
         self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Until something is ready."""
+        """Until something is ready, for so long at most."""
         end_s = monotonic_s() + timeout_s
         while self._ready.empty() and self._thread.is_alive() and monotonic_s() < end_s:
             self._ended.wait(0.001)
@@ -298,8 +297,8 @@ class _Player:
 
     async def run(self, plan: _Plan) -> Played:
         self._plan = plan
-        await self._pool.warm_up(_WARM_UP_S)
-        plan.wait(_WARM_UP_S)
+        await self._pool.warm_up(max(0.0, self._reference.real_s - monotonic_s()))
+        plan.wait(self._reference.real_s - monotonic_s())
         meter = _CpuMeter()
         self._alarm = Alarm(self._loop, self._tick)
         progress = self._loop.create_task(self._tell(meter))

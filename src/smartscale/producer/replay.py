@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import numpy as np
 from msgspec import structs
 
 from smartscale.client.access_log import LATENCIES, line_event, route
-from smartscale.clock import iso, parse_iso_us
+from smartscale.clock import MICROS, iso, parse_iso_us
 from smartscale.errors import ConfigError
 from smartscale.producer import rates
 from smartscale.producer.chunk import Chunk, of_events
@@ -70,6 +71,8 @@ class Recording:
     scale: float = 1.0
     """So many requests for each of the file; a fraction is a probability."""
     seed: int = 1
+    for_s: float = math.inf
+    """It ends so many seconds (as they are sent) after its start, if the file does not before."""
     skipped: Skipped = field(default_factory=Skipped)
 
     def chunks(self, start_us: int, run: str, worker: int = 0, workers: int = 1) -> Iterator[Chunk]:
@@ -84,9 +87,11 @@ class Recording:
         with rates.open_text(self.path) as lines:
             for number, (moment_us, event) in enumerate(self.read(lines, self.service, self.skipped)):
                 count = next(copies)
+                due_us = start_us + round((moment_us - self.start_us) / self.speed)
+                if due_us - start_us > self.for_s * MICROS:
+                    break
                 if number % workers != worker or not count:
                     continue
-                due_us = start_us + round((moment_us - self.start_us) / self.speed)
                 event.time, event.id = iso(due_us), event.id or f"{run}-{number}"
                 moments += [due_us] * count
                 events.append(event)

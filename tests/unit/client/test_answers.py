@@ -24,6 +24,7 @@ from smartscale.client.answers import fate, pause_s, retry_after_s
         (413, b'{"title":"too large","detail":"send less"}', 0, 0, 3, "send less"),
         (404, b"{}", 0, 0, 3, "answer 404"),
         (200, b"<html>", 0, 0, 3, "not the edge's"),
+        (400, b'{"detail":"\xff"}', 0, 0, 3, "not the edge's"),
         (200, b'{"accepted":4}', 0, 0, 3, "not the edge's"),
         (200, b'{"accepted":-1,"duplicate":2}', 0, 0, 3, "not the edge's"),
     ],

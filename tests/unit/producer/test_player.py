@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from smartscale.client.address import Token
 from smartscale.clock import MICROS, monotonic_s
+from smartscale.producer import player
 from smartscale.producer.alarm import Alarm
 from smartscale.producer.chunk import Chunk
 from smartscale.producer.player import Options, Played, Progress, Reference, cut, play
@@ -136,6 +137,19 @@ def test_a_generator_that_is_late_itself_measures_it() -> None:
     assert told.recorder.lag.max_us > 250_000
     assert told.recorder.loop.max_us > 250_000
     assert told.behind_s > 0.25
+
+
+def test_what_may_be_without_an_answer_is_bounded_and_holding_back_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Room for twenty events: the rest waits to be sent, its latency runs on, and no lag is told for it."""
+    monkeypatch.setattr(player, "HELD_BYTES", 20 * len(EVENT))
+    with model_edge("--capacity", "200") as url:
+        told = played(url, steady(400, 1), batch=1, connections=64)
+    assert told.counts.accepted == told.counts.sent == 400
+    assert 0.8 < told.held_s < 4
+    assert told.recorder.latency.max_us > 900_000
+    assert told.recorder.lag.quantile_us(0.5) < 500_000
 
 
 def test_a_plan_that_fails_ends_the_run() -> None:

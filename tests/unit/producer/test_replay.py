@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ def test_requests_may_pass_faster_and_be_sent_several_times_or_in_part(tmp_path:
     assert 1400 < len(ids(2.5)) < 1600
     assert 80 < len(ids(0.2)) < 160
     assert sorted(ids(2.5, 0, 2) + ids(2.5, 1, 2)) == sorted(ids(2.5))
+
+
+def test_a_recording_may_be_ended_early(tmp_path: Path) -> None:
+    opened = recording(tmp_path, "timestamp\n" + "\n".join(f"2024-01-01T00:00:{i:02d}Z" for i in range(60)))
+    assert [len(chunk) for chunk in replace(opened, for_s=2.5).chunks(START_US, "r")] == [3]
 
 
 def test_a_csv_of_requests_uses_the_columns_it_finds(tmp_path: Path) -> None:
