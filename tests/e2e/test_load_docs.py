@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
-from smartscale.clock import monotonic_s
+from smartscale.cli.commands import cli
+from smartscale.errors import UserError
 from smartscale.producer.labels import read
 from smartscale.testing.fake_edge import FakeEdge
 from smartscale.testing.model_edge import model_edge
@@ -22,12 +24,14 @@ from smartscale.testing.model_edge import model_edge
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
+CAPACITY = 2000
+"""Events a second of the server that the commands meet; their search must find it, whatever else the machine does."""
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/load.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with model_edge("--capacity", "2000") as url:
+    with model_edge("--capacity", str(CAPACITY)) as url:
         yield url
 
 
@@ -60,7 +64,11 @@ def test_what_the_page_shows_works(block: str, url: str, folder: Path) -> None:
     if "--report" in block:
         assert "<svg" in (folder / "load.html").read_text()
         report = json.loads((folder / "load.json").read_text())
-        assert report["counts"]["accepted"] == report["counts"]["sent"] > 400
+        assert report["counts"]["accepted"] == report["counts"]["sent"] > 200
+    if "--rate max" in block:
+        found = re.search(r"^([\d,]+) requests a second", done.stdout, re.MULTILINE)
+        assert found is not None
+        assert CAPACITY * 0.6 < int(found[1].replace(",", "")) < CAPACITY * 1.25
     if "--labels" in block:
         assert [service.service for service in read(folder / "labels.json").services] == ["shop"]
 
@@ -126,10 +134,6 @@ def test_the_token_is_in_the_requests_and_nowhere_else(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_input_is_told_at_once(words: list[str], said: str) -> None:
-    began_s = monotonic_s()
-    running = produce(*words)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == 2
-    assert said in errors
-    assert "Traceback" not in errors
-    assert monotonic_s() - began_s < 30
+    told = CliRunner().invoke(cli, ["produce", *words])
+    assert isinstance(told.exception, UserError)
+    assert said in str(told.exception)

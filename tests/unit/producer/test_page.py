@@ -12,6 +12,7 @@ from rich.console import Console
 
 from smartscale.producer.page import page
 from smartscale.producer.player import Counts
+from smartscale.producer.rate_search import Found, Target, Trial, found_table
 from smartscale.producer.recorder import Recorder
 from smartscale.producer.report import Mark, Piece, Report, Setting, merged, table
 
@@ -65,3 +66,22 @@ def test_parts_of_several_processes_are_added() -> None:
     assert report.latency_ms.count == 500
     assert np.isclose(report.latency_ms.mean, 5.495, atol=0.01)
     assert sum(report.slices.counts["accepted"]) == 1000
+
+
+def test_a_search_is_told_with_every_trial() -> None:
+    """In the order of the rates, with the reason of each that failed; on the page and in the table."""
+    trials = [
+        Trial(4000.0, False, False, "p99 above 50 ms", 80.0, 3900.0, 9, False),
+        Trial(2000.0, True, True, "", 12.0, 1990.0, 99, False),
+    ]
+    found = Found(Target("p99", 50.0), 2000.0, True, False, 4000.0, 1990.0, trials, measured())
+    told = page(measured(), found)
+    assert "Highest rate with p99 within 50 ms: 2,000 requests a second" in told
+    assert told.index(">1,990<") < told.index(">3,900<")
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(found_table(found))
+    assert (
+        "2,000 requests a second, 1,990 accepted events a second; 4,000 was not sustained" in captured.get()
+    )
+    assert "no: p99 above 50 ms" in captured.get()

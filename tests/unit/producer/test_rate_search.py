@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartscale.errors import UserError
-from smartscale.producer import service
-from smartscale.producer.job import Job, LoadSpec
-from smartscale.producer.page import page
-from smartscale.producer.player import Options
 from smartscale.producer.rate_search import CLOSE, Search, Target, Trial
-from smartscale.testing.model_edge import model_edge
 
 
 def outcome(search: Search, sustained: bool, limited: bool = False) -> Trial:
@@ -104,17 +98,3 @@ def test_a_target_is_read(text: str, target: Target) -> None:
 def test_a_wrong_target_is_told(text: str) -> None:
     with pytest.raises(UserError, match="p99=50ms"):
         Target.read(text)
-
-
-@pytest.mark.slow
-def test_the_capacity_of_a_real_server_is_found() -> None:
-    """2,000 events a second, one after the other: within the target of 100 ms it sustains hardly more, and not much less,
-    whatever else the machine does."""
-    trials: list[Trial] = []
-    with model_edge("--capacity", "2000") as url:
-        job = Job(spec=LoadSpec(rate_per_s=1.0), options=Options(url=url, batch=1))
-        found = service.highest_rate(job, Target("p99", 100), 0.8, threading.Event(), trials.append)
-    assert 1300 < found.rate_per_s < 2500
-    assert found.trials == trials
-    assert found.report is not None
-    assert "Highest rate with p99 within 100 ms" in page(found.report, found)
