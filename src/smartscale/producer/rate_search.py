@@ -34,6 +34,7 @@ from smartscale.producer.report import Report
 CLOSE: Final = 1.05
 """The answer is within 5 %: runs on one machine differ by more."""
 _LEAST_PER_S: Final = 1.0
+"""Nothing slower is tried: a trial of seconds would hold hardly a request."""
 _MOST_PER_S: Final = 1e8
 _CONFIRMATIONS: Final = 5
 
@@ -47,7 +48,7 @@ class Target(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, text: str) -> Target:
         """``p99=50ms``, ``p99.9=0.2s`` or ``max=1s``. Raises ``UserError``."""
-        found = re.fullmatch(r"(p[\d.]+|max)\s*=\s*([\d.]+)\s*(ms|s)", text.strip())
+        found = re.fullmatch(r"(p[\d.]+|max)\s*=\s*(\d+(?:\.\d+)?)\s*(ms|s)", text.strip())
         if not found or (found[1] not in LEVELS and found[1] != "max") or not float(found[2]) > 0:
             raise UserError(
                 f"--target {text}: write it like p99=50ms, with one of {', '.join(LEVELS)} or max, and ms or s"

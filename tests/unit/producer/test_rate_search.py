@@ -19,7 +19,7 @@ def outcome(search: Search, sustained: bool, limited: bool = False) -> Trial:
     )
 
 
-@given(st.floats(1.1, 1e7))
+@given(st.floats(2, 1e7))
 @settings(max_examples=200)
 def test_without_noise_the_answer_is_within_five_percent_below_the_capacity(capacity: float) -> None:
     search, trials = Search(1000.0), 0
@@ -31,21 +31,25 @@ def test_without_noise_the_answer_is_within_five_percent_below_the_capacity(capa
     assert trials <= 60
 
 
-@given(st.floats(50, 1e6), st.integers(0, 2**32))
-@settings(max_examples=200)
-def test_with_noise_it_ends_and_is_seldom_far_off(capacity: float, seed: int) -> None:
-    """One trial in ten within a fifth of the capacity gives the wrong answer; and one in fifty fails anywhere."""
-    chance, search, trials = random.Random(seed), Search(1000.0), 0
-    while not search.over:
-        good = search.rate_per_s <= capacity
-        near = abs(math.log(search.rate_per_s / capacity)) < 0.2
-        if (near and chance.random() < 0.1) or (good and chance.random() < 0.02):
-            good = not good
-        search = search.after(outcome(search, good))
-        trials += 1
-        assert trials < 120
-    assert search.low <= capacity * 1.25
-    assert search.low == 0 or search.low >= capacity / 2.2
+def test_with_noise_it_ends_and_is_seldom_far_off() -> None:
+    """One trial in ten within a fifth of the capacity gives the wrong answer, and one in fifty fails anywhere: of 500
+    searches nine in ten are within 15 %, and none is far above."""
+    chance = random.Random(1)
+    close = 0
+    for _ in range(500):
+        capacity = math.exp(chance.uniform(math.log(50), math.log(1e6)))
+        search, trials = Search(1000.0), 0
+        while not search.over:
+            good = search.rate_per_s <= capacity
+            near = abs(math.log(search.rate_per_s / capacity)) < 0.2
+            if (near and chance.random() < 0.1) or (good and chance.random() < 0.02):
+                good = not good
+            search = search.after(outcome(search, good))
+            trials += 1
+            assert trials < 120
+        assert search.low <= capacity * 1.25
+        close += abs(math.log(max(search.low, 1) / capacity)) < 0.15
+    assert close >= 450
 
 
 def test_one_failure_while_doubling_is_not_believed() -> None:
