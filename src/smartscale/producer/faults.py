@@ -79,7 +79,8 @@ class Surge(Fault, frozen=True, tag_field="kind", tag="surge"):
 
 
 class FlashCrowd(Fault, frozen=True, tag_field="kind", tag="flash_crowd"):
-    """Up to ``size`` times the demand within ``rise``, then a slow decay, of which 5 % are left at the end."""
+    """Up to ``size`` times the demand within ``rise``, then a slow decay, of which 5 % are left at the end. It needs a
+    ``duration``."""
 
     size: Annotated[float, Meta(ge=1)] = 3.0
     rise: Seconds = lasting(30)
@@ -159,7 +160,7 @@ def demand_factor(fault: AnyFault, since_s: Rates) -> Rates:
         case Surge() | LevelShift(of="rate"):
             return 1 + (fault.size - 1) * fault.active(since_s)
         case FlashCrowd():
-            left_s = max(min(fault.end_s - fault.start, 1e9) - fault.rise, 1e-6)
+            left_s = fault.end_s - fault.start - fault.rise
             risen = crowd(since_s - fault.start, fault.rise, left_s / 3)  # exp(-3) is 5 %
             return 1 + (fault.size - 1) * risen * fault.active(since_s)
         case DropToZero():

@@ -124,10 +124,12 @@ class Source:
             failing = np.minimum(added + (overload.failing(load) if overload else 0.0), 1.0)
             before, rate = rate, demand
             if storms:
-                missed = np.minimum(self.failing(Course(demand, rate, load, failing, demand)), 1.0)
-                for storm, active in storms:
-                    tries = sum((missed**k for k in range(1, storm.retries + 1)), np.zeros_like(missed))
-                    rate = rate + demand * tries * active
+                course = Course(demand, rate, load, failing, demand)
+                for route, share in enumerate(self.route_shares.tolist()):
+                    missed = self.failing(course, route)
+                    for storm, active in storms:
+                        tries = sum((missed**k for k in range(1, storm.retries + 1)), np.zeros_like(missed))
+                        rate = rate + demand * share * tries * active
             if np.allclose(before, rate, rtol=1e-9, atol=0):
                 break
         load = rate / capacity.per_s if capacity else np.zeros_like(rate)

@@ -28,13 +28,17 @@ class Seconds(float):
     @classmethod
     def read(cls, value: object) -> Seconds:
         """Raises ValueError, with the remedy, for what is no duration."""
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
-            return cls(value)
-        if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
-            return cls(sum(float(number) * _UNITS[unit] for number, unit in _TERM.findall(value)))
-        raise ValueError(
-            f"{value!r} is no duration; write seconds, or text such as 90s, 20m, 2h, 7d or 1h30m"
-        )
+        seconds = -1.0
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            seconds = float(value)
+        elif isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in _TERM.findall(value))
+        if not 0 <= seconds <= LONGEST_S:
+            raise ValueError(
+                f"{value!r} is no duration of at most 30 years; write seconds, or text such as 90s, 20m, 2h, 7d or "
+                "1h30m"
+            )
+        return cls(seconds)
 
 
 def lasting(seconds: float) -> Seconds:
@@ -43,6 +47,7 @@ def lasting(seconds: float) -> Seconds:
     return default
 
 
+LONGEST_S: Final = 30 * 365.25 * 86_400
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _TERM: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?\s*(ms|s|m|h|d|w)\s*)+")

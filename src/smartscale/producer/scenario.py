@@ -7,7 +7,6 @@ schema`` prints the JSON Schema. The same file and seed always give the same eve
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -120,55 +119,57 @@ def _problems(scenario: Scenario) -> list[tuple[str, str]]:
     if not scenario.duration > 0:
         return [("duration", "a load must last longer than 0 s")]
     problems: list[tuple[str, str]] = []
-    names: Counter[str] = Counter()
+    names: set[str] = set()
     for index, service in enumerate(scenario.services):
         at = f"services[{index}]"
-        if (service.count > 1) != ("{n}" in service.name):
-            problems.append(
-                (f"{at}.name", "write {n} for the number in the name of services with a count above 1")
-            )
-        if service.metrics is not None and service.capacity is None:
-            problems.append((f"{at}.metrics", "they follow the load: give the service a capacity"))
-        if service.overload is not None and service.capacity is None:
-            problems.append((f"{at}.overload", "give the service a capacity, of which the load is a share"))
-        if service.overload is not None and service.overload.full <= service.overload.start:
-            problems.append((f"{at}.overload.full", "must be greater than start"))
-        if service.metrics is not None and service.metrics.interval <= 0:
-            problems.append((f"{at}.metrics.interval", "must be longer than 0 s"))
-        names.update(service.name.replace("{n}", str(n)) for n in range(1, service.count + 1))
+        problems += [(f"{at}.{field}", message) for field, message in _service_problems(service)]
+        own = {service.name.replace("{n}", str(n)) for n in range(1, service.count + 1)}
         problems += [
             (f"{at}.name", f"{name!r} is there twice; give each service one entry")
-            for name in [service.name.replace("{n}", "1")]
-            if names[name] > 1
+            for name in sorted(own & names)
         ]
-    problems += _shape_problems(scenario)
-    for index, fault in enumerate(scenario.faults):
-        unknown = [name for name in fault.services if name not in names]
-        if unknown:
-            known = ", ".join(list(names)[:10])
-            problems.append((f"faults[{index}].services", f"no service {unknown[0]!r}; known: {known}"))
-        if fault.start >= scenario.duration:
-            problems.append(
-                (
-                    f"faults[{index}].start",
-                    "is not before the end of the load; start it earlier or lengthen the load",
-                )
-            )
-        if fault.duration is not None and fault.duration <= 0:
-            problems.append((f"faults[{index}].duration", "must be longer than 0 s"))
-        if isinstance(fault, FlashCrowd) and fault.duration is not None and fault.rise >= fault.duration:
-            problems.append((f"faults[{index}].rise", "must be shorter than the fault"))
-    return problems
-
-
-def _shape_problems(scenario: Scenario) -> list[tuple[str, str]]:
-    problems = []
+        names |= own
     places = [("shapes", scenario.shapes)]
     places += [(f"services[{n}].shapes", service.shapes) for n, service in enumerate(scenario.services)]
     for place, shapes in places:
         for index, shape in enumerate(shapes):
             for name in ("period", "decay", "duration"):
-                value = getattr(shape, name, None)
-                if value is not None and value <= 0:
+                if getattr(shape, name, 1.0) <= 0:
                     problems.append((f"{place}[{index}].{name}", "must be longer than 0 s"))
+    for index, fault in enumerate(scenario.faults):
+        unknown = [name for name in fault.services if name not in names]
+        if unknown:
+            known = ", ".join(sorted(names)[:10])
+            problems.append((f"faults[{index}].services", f"no service {unknown[0]!r}; known: {known}"))
+        found = _fault_problems(fault, scenario.duration)
+        problems += [(f"faults[{index}].{field}", message) for field, message in found]
+    return problems
+
+
+def _service_problems(service: Service) -> list[tuple[str, str]]:
+    problems = []
+    if (service.count > 1) != ("{n}" in service.name):
+        problems.append(("name", "write {n} for the number in the name of services with a count above 1"))
+    if service.metrics is not None and service.capacity is None:
+        problems.append(("metrics", "they follow the load: give the service a capacity"))
+    if service.metrics is not None and service.metrics.interval <= 0:
+        problems.append(("metrics.interval", "must be longer than 0 s"))
+    if service.overload is not None and service.capacity is None:
+        problems.append(("overload", "give the service a capacity, of which the load is a share"))
+    if service.overload is not None and service.overload.full <= service.overload.start:
+        problems.append(("overload.full", "must be greater than start"))
+    return problems
+
+
+def _fault_problems(fault: AnyFault, duration_s: float) -> list[tuple[str, str]]:
+    problems = []
+    if fault.start >= duration_s:
+        message = "is not before the end of the load; start it earlier or lengthen the load"
+        problems.append(("start", message))
+    if fault.duration is not None and fault.duration <= 0:
+        problems.append(("duration", "must be longer than 0 s"))
+    elif isinstance(fault, FlashCrowd) and fault.duration is None:
+        problems.append(("duration", "is missing; say when the crowd is gone"))
+    elif isinstance(fault, FlashCrowd) and fault.rise >= fault.end_s - fault.start:
+        problems.append(("rise", "must be shorter than the fault"))
     return problems

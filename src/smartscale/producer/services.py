@@ -58,7 +58,7 @@ class Service(Part, frozen=True):
     factor of median 1 whose logarithm has the deviation ``spread``. ``shapes`` multiply each other and the scenario's."""
 
     name: Label
-    rate: NotNegative
+    rate: Annotated[float, Meta(ge=0, le=1_000_000)]
     count: Annotated[int, Meta(ge=1, le=10_000)] = 1
     spread: NotNegative = 0.0
     arrivals: Process = Poisson()

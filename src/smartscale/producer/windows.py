@@ -249,7 +249,8 @@ class _Drawn:
         drawn = np.cumsum(self._chance.standard_gamma(spacings), axis=1)
         shares = np.clip(drawn[:, :-1] / drawn[:, -1:], 1e-12, 1 - 1e-12)
         ms = quantiles.at(shares, load[:, None]) * stretch[:, None]
-        told = histogram.MIDPOINT_US[histogram.slots(np.rint(ms[:, :-1] * 1000).astype(np.int64))] / 1000
+        slots = histogram.slots(np.rint(ms[:, :-1] * 1000).astype(np.int64).ravel())
+        told = histogram.MIDPOINT_US[slots].reshape(len(count), len(LEVELS)) / 1000
         mean, deviation = quantiles.moments(load)
         shape = ended * (mean / np.maximum(deviation, 1e-9 * mean)) ** 2
         means = self._chance.standard_gamma(shape) / shape * mean * stretch

@@ -126,7 +126,7 @@ def test_the_scenario_is_named_by_its_meaning() -> None:
         ("", "line 1, top level: .*duration"),
         (
             SIMPLE.replace("100s", "soon"),
-            "line 2, duration: 'soon' is no duration; write seconds, or text such as",
+            "line 2, duration: 'soon' is no duration of at most 30 years; write seconds, or text such as",
         ),
         (SIMPLE.replace("100s", "0"), "line 2, duration: .*longer than 0 s"),
         (SIMPLE.replace("rate: 30", "rate: -1"), r"line 5, services\[0\].rate: .*>= 0"),
@@ -147,13 +147,20 @@ def test_the_scenario_is_named_by_its_meaning() -> None:
         (SIMPLE + "shapes: [{kind: sine, amplitude: 1, period: 0}]", r"shapes\[0\].period: must be longer"),
         (SIMPLE + "shapes:\n- {kind: curve, file: ''}", r"line 9, shapes\[0\].file"),
         (SIMPLE + "faults: [{kind: surge, start: 100s}]", r"faults\[0\].start: is not before the end"),
-        (SIMPLE + "faults: [{kind: surge, start: 1s, services: [x]}]", "no service 'x'; known: shop, search"),
+        (SIMPLE + "faults: [{kind: surge, start: 1s, services: [x]}]", "no service 'x'; known: search, shop"),
         (SIMPLE + "faults: [{kind: error_spike, start: 1s, size: 2}]", r"faults\[0\].size: .*<= 1"),
         (SIMPLE + "faults: [{kind: surge, start: 1s, duration: 0}]", r"faults\[0\].duration: must be longer"),
         (
             SIMPLE + "faults: [{kind: flash_crowd, start: 1s, duration: 9s}]",
             r"faults\[0\].rise: must be shorter",
         ),
+        (SIMPLE + "faults: [{kind: flash_crowd, start: 1s}]", r"faults\[0\].duration: is missing"),
+        (
+            SIMPLE + "  - {name: 'shop-{n}', rate: 1, count: 3}\n  - {name: shop-2, rate: 1}",
+            r"services\[3\].name: 'shop-2' is there twice",
+        ),
+        (SIMPLE.replace("rate: 10", "rate: 1e9"), r"services\[1\].rate: .*<= 1000000"),
+        (SIMPLE.replace("100s", "99999999w"), "line 2, duration: .*no duration of at most 30 years"),
         (SIMPLE + "start: 2026-01-01", "line 8, start: expected `datetime`"),
     ],
 )
@@ -189,7 +196,7 @@ def test_durations_are_read_in_every_unit(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "s", "-1s", "1x", -1, True, None, float("inf"), "1s tomorrow"])
 def test_what_is_no_duration_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="is no duration; write"):
+    with pytest.raises(ValueError, match=r"is no duration .*; write"):
         Seconds.read(value)
 
 
