@@ -3,8 +3,8 @@
 Invariants
 
 - Apart from the identities of the deduplication window and the watermarks, nothing is held over a transaction.
-- Every event read is in exactly one place: a row of partials, a duplicate, or dead. ``InputRange`` says how many of each,
-  per input partition, and the ranges of consecutive transactions touch.
+- Every event read is in exactly one place: a row of partials, a duplicate, dead, or moved. ``InputRange`` says how many of
+  each, per input partition, and the ranges of consecutive transactions touch.
 - A source's watermark never falls: it is committed with its position, and resumed from there.
 - Where ``events`` has grown, an id belongs to another partition behind the mark (``events.Growth``) than before it. Ids that
   came before it are then known at both; an event that an edge wrote to its old partition behind the mark is moved to the new
@@ -201,11 +201,10 @@ class Combiner:
     def knows_from(self, at: TopicPartition) -> tuple[events.Growth, int] | None:
         """The growth, and since when in wall-clock ms, whose ids from before this partition must know (``know``): its mark
         has been read and the deduplication window has not passed since. None if there is none."""
-        one = self._inputs[at]
-        since_ms = one.grown_ms - round(self.settings.dedup.window_s * 1000)
-        if one.growth is None or one.written_ms > one.grown_ms + _MEMORY * (one.grown_ms - since_ms):
+        one, window_ms = self._inputs[at], round(self.settings.dedup.window_s * 1000)
+        if one.growth is None or one.written_ms > one.grown_ms + _MEMORY * window_ms:
             return None
-        return one.growth, since_ms
+        return one.growth, one.grown_ms - window_ms
 
     def know(self, at: TopicPartition, identities: np.ndarray, written_ms: int) -> None:
         """Identities, shape (n, 2), that came to another partition before ``events`` grew; those that belong to the owned
