@@ -104,6 +104,7 @@ class Follower:
         elif self.is_rotated and self._now_s() - self._silent_since_s >= GRACE_S:
             lines = self._lines(data + b"\n", most) if data else []
             self._next()
+            return lines or self.read(most)
         return lines
 
     def close(self) -> None:
