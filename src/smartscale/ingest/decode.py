@@ -24,6 +24,7 @@ from smartscale.log.xxh3 import Texts, event_words
 from smartscale.records.events import SCHEMA
 from smartscale.records.events_json import Decoded, Limits, MalformedBody, Refusal, to_batch
 from smartscale.records.events_scan import Bodies, scan
+from smartscale.records.octets import PADDING
 
 MAX_KEY: Final = 200
 """Characters in an ``Idempotency-Key``; chosen because a UUID has 36."""
@@ -287,20 +288,34 @@ def _objects(tenant: str, told: Sequence[_Told], rules: Rules) -> Events:
 
 def _columns(found: Columns, owner: int, job: Job, rules: Rules) -> Events:
     """Events that came as columns."""
-    given = found.batch
-    hashes = event_hashes(job.tenant, given["service"].to_pylist(), given["id"].to_pylist())
-    identities = Identities.of(hashes)
-    users = [None if user is None else rules.hash_user(user) for user in given["user"].to_pylist()]
+    given, count = found.batch, found.batch.num_rows
+    ids, service = given["id"], given["service"]
+    at = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + count + 1].astype(np.int64)
+    known = ids.is_valid().to_numpy(zero_copy_only=False)
+    none = np.zeros(count, np.int64)
+    words = event_words(
+        Texts.of([job.tenant]),
+        none,
+        Texts.of(service.dictionary.to_pylist()),
+        service.indices.to_numpy().astype(np.int64),
+        np.frombuffer(bytes(ids.buffers()[2] or b"") + bytes(PADDING), np.uint8),
+        at[:-1],
+        np.where(known, np.diff(at), -1),
+    )
+    identities = Identities(words, known)
+    user = given["user"]
+    users = [] if user.null_count == count else user.to_pylist()
+    hashed = [None if each is None else rules.hash_user(each) for each in users]
     made = {
-        "tenant": pa.array([job.tenant] * len(given), pa.string()).dictionary_encode(),
+        "tenant": pa.DictionaryArray.from_arrays(pa.array(none.astype(np.int32)), pa.array([job.tenant])),
         "identity": identities.column(),
-        "user": pa.array(users, pa.uint64()),
+        "user": pa.array(hashed, pa.uint64()) if users else pa.nulls(count, pa.uint64()),
     }
     arrays = [made[name] if name in made else given[name] for name in SCHEMA.names]
     return Events(
         pa.RecordBatch.from_arrays(arrays, schema=SCHEMA),
         identities,
-        np.full(len(given), owner),
+        np.full(count, owner),
         np.asarray(found.indexes, dtype=np.int64),
     )
 

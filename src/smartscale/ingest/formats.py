@@ -18,6 +18,7 @@ from smartscale.ingest.answers import Answer, Verdict
 from smartscale.ingest.columns import Columns
 from smartscale.ingest.otlp import answers as otlp_answers
 from smartscale.ingest.otlp import events as otlp_events
+from smartscale.ingest.otlp import spans as otlp_spans
 from smartscale.records import events_json
 from smartscale.records.events_json import Decoded, Limits
 
@@ -54,7 +55,7 @@ def _batched(_headers: Headers, body: bytes, limits: Limits) -> Decoded:
     return cloudevents.decode_batch(body, limits)
 
 
-def _otlp(decode: Decode, signal: otlp_answers.Signal) -> Mapping[str, Format]:
+def _otlp(signal: otlp_answers.Signal, protobuf: Decode, json: Decode) -> Mapping[str, Format]:
     """The two encodings of one of OTLP's signals."""
     return {
         media_type: Format(
@@ -63,7 +64,10 @@ def _otlp(decode: Decode, signal: otlp_answers.Signal) -> Mapping[str, Format]:
             partial(signal.result, as_json=as_json),
             partial(otlp_answers.problem, as_json=as_json),
         )
-        for media_type, as_json in ((otlp_answers.PROTOBUF, False), (otlp_answers.JSON, True))
+        for media_type, decode, as_json in (
+            (otlp_answers.PROTOBUF, protobuf, False),
+            (otlp_answers.JSON, json, True),
+        )
     }
 
 
@@ -85,9 +89,9 @@ FORMATS: Final[Mapping[str, Mapping[str, Format]]] = {
         cloudevents.STRUCTURED: Format("cloudevents", _structured),
         cloudevents.BATCHED: Format("cloudevents", _batched),
     },
-    "/v1/traces": _otlp(otlp_events.decode_traces, otlp_answers.TRACES),
-    "/v1/logs": _otlp(otlp_events.decode_logs, otlp_answers.LOGS),
-    "/v1/metrics": _otlp(otlp_events.decode_metrics, otlp_answers.METRICS),
+    "/v1/traces": _otlp(otlp_answers.TRACES, otlp_spans.decode_traces, otlp_events.decode_traces),
+    "/v1/logs": _otlp(otlp_answers.LOGS, otlp_events.decode_logs, otlp_events.decode_logs),
+    "/v1/metrics": _otlp(otlp_answers.METRICS, otlp_events.decode_metrics, otlp_events.decode_metrics),
 }
 """By path, then by media type without its parameters ("" stands for a request that names none)."""
 
