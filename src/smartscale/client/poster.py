@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from smartscale.client.address import Address, Token
+from smartscale.client.answers import AGAIN, retry_after_s
 from smartscale.errors import RetryableError, UserError
 from smartscale.records.events_json import EventIn
 
@@ -31,7 +32,6 @@ class Fate(msgspec.Struct, frozen=True):
 
 
 _VERDICTS: Final = frozenset({200, 202, 207, 400})
-_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 _TIMEOUT_S: Final = 30.0
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Fate).decode
@@ -59,10 +59,9 @@ class Poster:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise RetryableError(f"no answer from {where}: {error!r}") from None
-        if status in _AGAIN:
-            after = response.headers.get("Retry-After", "")
-            wait_s = float(after) if after.isdigit() else 1.0
-            raise RetryableError(f"{where} answered {status}: {text[:200].decode(errors='replace')}", wait_s)
+        if status in AGAIN:
+            told = f"{where} answered {status}: {text[:200].decode(errors='replace')}"
+            raise RetryableError(told, retry_after_s(response.headers.get("Retry-After")))
         try:
             if status in _VERDICTS:
                 fate = _decode(text)

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from smartscale.client.access_log import line_event, templated
+from smartscale.client.answers import pause_s
 from smartscale.client.poster import Poster
 from smartscale.clock import iso, monotonic_s
 from smartscale.errors import RetryableError
@@ -30,7 +31,6 @@ _LINES: Final = 1000
 _LOOK_S: Final = 0.25
 """Real. Between two looks at files that have nothing new."""
 _TELL_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 30.0
 
 
 class Counts(msgspec.Struct):
@@ -132,8 +132,7 @@ class _Sending:
             except RetryableError as error:
                 counts.retries, counts.trouble = counts.retries + 1, str(error)
                 self._tell(counts)
-                pause_s = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE_S) * self._chance.uniform(0.5, 1)
-                if self._stop.wait(max(error.retry_after_s, pause_s)):
+                if self._stop.wait(pause_s(attempt, error.retry_after_s, self._chance)):
                     return False
         counts.trouble = ""
         counts.lines += len(events) + len(wrong)
