@@ -97,12 +97,12 @@ class Follower:
         data = os.pread(self._file.fileno(), _LONGEST, self._offset)
         if self._was_cut(len(data)):
             self._continue_in_copy()
-            return []
+            return self.read(most)
         lines = self._lines(data, most)
         if lines:
             self._silent_since_s = self._now_s()
         elif self.is_rotated and self._now_s() - self._silent_since_s >= GRACE_S:
-            lines = self._lines(data + b"\n", most) if data else []
+            lines = self._lines(data, most, to_the_end=True)
             self._next()
             return lines or self.read(most)
         return lines
@@ -112,19 +112,21 @@ class Follower:
             self._file.close()
             self._file = None
 
-    def _lines(self, data: bytes, most: int) -> list[Line]:
-        """The whole lines of what was read at the offset, which moves behind them."""
+    def _lines(self, data: bytes, most: int, to_the_end: bool = False) -> list[Line]:
+        """The whole lines of what was read at the offset, which moves behind them; ``to_the_end``: also one that has no
+        line break yet, nor ever will."""
         pieces = data.split(b"\n")
-        if len(pieces) == 1 and len(data) == _LONGEST:
-            pieces.append(b"")  # an endless line: this much of it is passed over
-        if len(pieces) == 1 or not self._known():
+        endless = len(pieces) == 1 and len(data) == _LONGEST  # so much of it is passed over
+        if not pieces[-1] or not (to_the_end or endless):
+            pieces.pop()
+        if not pieces or not self._known():
             return []
         assert self._at is not None
-        lines = []
-        for piece in pieces[:-1][:most]:
-            start, self._offset = self._offset, self._offset + len(piece) + 1
-            end = msgspec.structs.replace(self._at, offset=self._offset)
-            lines.append(Line(piece.decode(errors="replace"), start, end))
+        lines, end = [], self._offset + len(data)
+        for piece in pieces[:most]:
+            start, self._offset = self._offset, min(self._offset + len(piece) + 1, end)
+            behind = msgspec.structs.replace(self._at, offset=self._offset)
+            lines.append(Line(piece.decode(errors="replace"), start, behind))
         return lines
 
     def _known(self) -> bool:
