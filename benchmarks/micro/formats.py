@@ -27,6 +27,7 @@ from smartscale.clock import iso
 from smartscale.ingest.decode import Job, Rules, decode
 from smartscale.ingest.formats import FORMATS
 from smartscale.ingest.otlp import events as careful
+from smartscale.ingest.otlp.spans import prepare
 from smartscale.records.events_json import user_hasher
 
 EVENTS = 1000
@@ -178,6 +179,7 @@ def decoded(path: str, media_type: str, body: bytes, **more: str) -> float:
 
 
 def main() -> None:
+    prepare()
     protobuf, spans = "application/x-protobuf", traces(1)
     limits = RULES.limits(NOW_US)
     headers = {"content-type": protobuf}

@@ -123,6 +123,7 @@ def test_a_plain_body_is_taken_by_the_pass() -> None:
 def test_what_is_not_plain_is_left_to_the_careful_path(odd: dict[str, Any]) -> None:
     given_body = body([({"service.name": "shop"}, [span(0), span(1, **odd)])])
     assert spans._columns(given_body, LIMITS) is None
+    spans.prepare()
     assert spans.decode_traces({}, given_body, LIMITS).count == 2
 
 

@@ -11,8 +11,9 @@ opentelemetry/proto/trace/v1/trace.proto, common/v1/common.proto.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 from numba import njit
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from smartscale.ingest.columns import RECEIVED, Columns
@@ -55,8 +57,33 @@ _OF_RESOURCE: Final = (_octets("service."), _octets("deployment."))
 
 
 def decode_traces(headers: Mapping[str, str], body: bytes, limits: Limits) -> Decoded | Columns:
-    """The interactions among the spans of a body in protobuf. Raises ``MalformedBody``."""
+    """The interactions among the spans of a body in protobuf. Raises ``MalformedBody``.
+
+    The first call of a process has the pass compiled, or loaded from its cache, by a thread of its own; until that is
+    done, bodies go the careful path, so that nobody waits for it."""
+    if not _prepared.is_set():
+        if _preparing.acquire(blocking=False):
+            threading.Thread(target=prepare, name="compile", daemon=True).start()
+        return events.decode_traces(headers, body, limits)
     return _columns(body, limits) or events.decode_traces(headers, body, limits)
+
+
+_prepared: Final = threading.Event()
+_preparing: Final = threading.Lock()
+
+
+def prepare() -> None:
+    """Make the pass ready now."""
+    span: Any = {
+        "trace_id": b"t" * 16,
+        "span_id": b"s" * 8,
+        "kind": 2,
+        "name": "any",
+        "end_time_unix_nano": 1,
+    }
+    group: Any = {"scope_spans": [{"spans": [span]}]}
+    _columns(ExportTraceServiceRequest(resource_spans=[group]).SerializeToString(), Limits(1, 1, 1 << 20))
+    _prepared.set()
 
 
 def _columns(body: bytes, limits: Limits) -> Columns | None:
