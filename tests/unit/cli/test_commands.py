@@ -82,3 +82,17 @@ def test_a_wrong_setting_names_the_file_and_the_key(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert str(config) in done.stderr
     assert "ingest.port" in done.stderr
+
+
+def test_events_are_given_more_partitions_and_never_fewer(tmp_path: Path) -> None:
+    """The settings' number is the least: a command without the option keeps what there is."""
+    log = f"sqlite:{tmp_path}/log.db"
+    assert run("topics", "--log", log).returncode == 0
+    grown = run("topics", "--log", log, "--events-partitions", "6", "--json")
+    after = run("topics", "--log", log, "--json")
+    fewer = run("topics", "--log", log, "--events-partitions", "3")
+    for shown in (grown, after):
+        counts = {topic["name"]: topic["partitions"] for topic in json.loads(shown.stdout)}
+        assert counts["events"] == 6, shown.stderr
+    assert fewer.returncode == 2
+    assert "events has 6 partitions: more can be added, none taken away" in fewer.stderr
