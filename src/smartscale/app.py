@@ -22,7 +22,7 @@ from prometheus_client import ProcessCollector
 from smartscale.clock import Anchor, Clock, ScaledClock, WallClock, monotonic_s
 from smartscale.config import Settings
 from smartscale.errors import ConfigError, RetryableError, SmartScaleError, UserError
-from smartscale.lean import without_pandas
+from smartscale.lean import return_large_blocks, without_pandas
 from smartscale.log import layout, open_log
 from smartscale.log.port import Log, Message, TopicPartition
 from smartscale.log.topics import specs
@@ -59,6 +59,7 @@ def stage(name: str) -> Run:
     """The stage's function."""
     if name == "ingest":
         without_pandas()
+        return_large_blocks()
     run: Run = importlib.import_module(STAGES[name]).run
     return run
 
