@@ -17,8 +17,8 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def return_large_blocks() -> None:
-    """Give freed blocks of ``LARGE_BYTES`` or more back to the system at once, where the C library is glibc; by itself it raises
-    that bound with each larger block that is freed, and keeps what is below."""
+    """Give freed blocks of ``LARGE_BYTES`` or more back to the system at once, where the C library is glibc, which otherwise
+    raises that bound with each larger block that is freed, and keeps what is below."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
