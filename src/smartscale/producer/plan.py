@@ -30,8 +30,9 @@ Places = npt.NDArray[np.intp]
 OK: Final = 200
 FAILED: Final = 500
 
-_BLOCK_EVENTS: Final = 20_000
-"""Requests that a block is meant to hold: enough that the cost of a block's calls is shared, few enough for caches."""
+_BLOCK_EVENTS, _SERVICE_EVENTS = 20_000, 400
+"""Requests that a block is meant to hold, and so many more for each service: enough that the cost of a block's calls is
+shared, few enough for caches."""
 _LONGEST_BLOCK_S: Final = 60
 _REQUESTS, _SENDING = 3, 4
 """Purposes of random numbers (``Source.chance``), beside those of ``load``."""
@@ -70,7 +71,8 @@ def columns_of(load: Load, heads: Heads, worker: int = 0, workers: int = 1) -> I
 def block_s(load: Load) -> int:
     """Whole seconds of world time that are drawn at once."""
     busiest = sum(float(rates.max()) for rates in (_sampled(source, load) for source in load.sources))
-    return int(np.clip(_BLOCK_EVENTS / max(busiest, 1e-9), 1, _LONGEST_BLOCK_S))
+    wanted = _BLOCK_EVENTS + _SERVICE_EVENTS * len(load.sources)
+    return int(np.clip(wanted / max(busiest, 1e-9), 1, _LONGEST_BLOCK_S))
 
 
 def _sampled(source: Source, load: Load) -> Rates:
