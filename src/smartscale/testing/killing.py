@@ -144,6 +144,9 @@ class _Faults:
                 if name in self._pipeline.old:
                     self._pipeline.old.discard(name)
                     if name in self._running:
+                        if name in self._stalled:  # it would not hear of the signal
+                            self._pipeline.wake(name)
+                            self._stalled.discard(name)
                         self._pipeline.terminate(name)
                         self._pipeline.start(name)
             case "widen":
