@@ -154,7 +154,7 @@ def rest_of(fields: tuple[str, ...]) -> Callable[..., msgspec.Struct]:
 
 def encode_rests(rests: Sequence[msgspec.Struct]) -> list[bytes]:
     """The JSON of each, without the brace it begins with."""
-    return _encode_lines(rests)[1:-1].split(b"\n{") if rests else []
+    return [line[1:] for line in _encode_lines(rests).splitlines()]
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines

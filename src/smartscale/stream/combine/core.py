@@ -483,15 +483,7 @@ class Combiner:
             return [self._empty] * self.partitions
         columns = partials.columns(self._batches, np.concatenate(self._keep), self.families)
         result = partials.aggregate(columns, self._aggregations)
-        tenants, services = columns.values[0], columns.values[1]
-        home = np.fromiter(
-            (
-                self._home(tenants[t], services[s])
-                for t, s in zip(result.labels[0], result.labels[1], strict=True)
-            ),
-            np.int64,
-            len(result.pane),
-        )
+        home = self._homes(result.labels, columns.values[0], columns.values[1])
         start = 0
         for at, batch in zip(self._origin, self._batches, strict=True):
             groups = result.group_of[start : start + batch.num_rows]
@@ -500,6 +492,17 @@ class Combiner:
             for p in range(self.partitions):
                 rows[at][p] += int(counts[p])
         return [partials.rows(result, columns, home == p) for p in range(self.partitions)]
+
+    def _homes(self, labels: npt.NDArray[np.int32], tenants: list[str], services: list[str]) -> np.ndarray:
+        """The partition of ``partials`` of each group, looked up once for each service."""
+        service = labels[0].astype(np.int64) * len(services) + labels[1]
+        used = np.zeros(len(tenants) * len(services), np.bool_)
+        used[service] = True
+        home = np.zeros(len(used), np.int64)
+        for i in np.flatnonzero(used).tolist():
+            tenant, name = divmod(i, len(services))
+            home[i] = self._home(tenants[tenant], services[name])
+        return home[service]
 
     def _home(self, tenant: str, service: str) -> int:
         key = (tenant, service)
