@@ -502,7 +502,8 @@ class Combiner:
         for i in np.flatnonzero(used).tolist():
             tenant, name = divmod(i, len(services))
             home[i] = self._home(tenants[tenant], services[name])
-        return home[service]
+        found: np.ndarray = home[service]
+        return found
 
     def _home(self, tenant: str, service: str) -> int:
         key = (tenant, service)
