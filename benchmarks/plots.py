@@ -76,6 +76,7 @@ def peers() -> None:
     colours = [OURS if name == "smartscale" else OTHERS for name in ordered]
     bars = axes.barh(list(ordered), list(ordered.values()), color=colours)
     axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.margins(x=0.1)
     axes.set(title="Single JSON events from Kafka, one core", xlabel="thousand events/s")
     save(figure, "peers")
 
