@@ -187,10 +187,14 @@ def _tell(progress: Progress) -> None:
 
 
 def _tell_trial(trial: Trial) -> None:
+    from smartscale.producer.report import figure
+
     said = "sustained" if trial.sustained else f"not sustained: {trial.why}"
     limited = " (the generator was in the way)" if trial.limited else ""
     long = ", long" if trial.long else ""
-    typer.echo(f"{trial.rate_per_s:>12,.0f}/s{long}  {trial.reached_ms:,.4g} ms, {said}{limited}", err=True)
+    typer.echo(
+        f"{trial.rate_per_s:>12,.0f}/s{long}  {figure(trial.reached_ms)} ms, {said}{limited}", err=True
+    )
 
 
 def _rate(text: str | None) -> float | None:

@@ -49,6 +49,10 @@ class Chunk:
         """
         return b"[" + self.text[self._begin(start) : int(self.ends[stop - 1]) - 1] + b"]"
 
+    def size(self, start: int, stop: int) -> int:
+        """Bytes of the events ``[start, stop)``, commas included."""
+        return int(self.ends[stop - 1]) - self._begin(start)
+
     def event(self, index: int) -> bytes:
         """One event as a JSON object."""
         return self.text[self._begin(index) : int(self.ends[index]) - 1]

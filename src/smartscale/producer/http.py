@@ -25,6 +25,10 @@ _CONNECT_S: Final = 5.0
 """How long a connection may take to be made, TLS included."""
 
 
+REQUEST_BYTES: Final = 400
+"""What a request takes in memory beside its events."""
+
+
 class Request:
     """The events ``[start, stop)`` of a chunk, and when they were due, given over, first and last sent (monotonic
     seconds; 0: not yet)."""
@@ -101,9 +105,7 @@ class Pool:
     def submit(self, request: Request) -> None:
         """Take a request; it is sent at once if a connection is free."""
         self.outstanding += 1
-        request.size_bytes = int(request.chunk.ends[request.stop - 1]) - (
-            int(request.chunk.ends[request.start - 1]) if request.start else 0
-        )
+        request.size_bytes = REQUEST_BYTES + request.chunk.size(request.start, request.stop)
         self.outstanding_bytes += request.size_bytes
         self._send(request)
 

@@ -18,7 +18,7 @@ import msgspec
 from smartscale.clock import iso
 from smartscale.producer.rate_search import Found
 from smartscale.producer.recorder import LEVELS
-from smartscale.producer.report import Mark, Report
+from smartscale.producer.report import Mark, Report, figure
 
 _WIDTH, _HEIGHT = 960, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 10, 28
@@ -130,7 +130,7 @@ def _figures(report: Report) -> str:
     tiles = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in books)
     head = "".join(f"<th>{level}</th>" for level in ("", *LEVELS, "max"))
     rows = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{values.at[level]:.4g}</td>' for level in LEVELS)}<td>{values.max:.4g}</td></tr>"
+        _row(name, [*values.at.values(), values.max])
         for name, values in (
             ("latency, from the planned time", report.latency_ms),
             ("service time, from the last attempt", report.service_ms),
@@ -146,9 +146,13 @@ def _figures(report: Report) -> str:
     )
 
 
+def _row(name: str, values_ms: Sequence[float]) -> str:
+    return f"<tr><th>{name}</th>{''.join(f'<td>{figure(ms)}</td>' for ms in values_ms)}</tr>"
+
+
 def _search(found: Found) -> str:
     rows = "".join(
-        f"<tr><td>{each.rate_per_s:,.0f}</td><td>{each.accepted_per_s:,.0f}</td><td>{each.reached_ms:.4g}</td>"
+        f"<tr><td>{each.rate_per_s:,.0f}</td><td>{each.accepted_per_s:,.0f}</td><td>{figure(each.reached_ms)}</td>"
         f"<td>{each.requests:,}</td><th>{'sustained' if each.sustained else html.escape(each.why)}"
         f"{', long' if each.long else ''}</th></tr>"
         for each in sorted(found.trials, key=lambda each: (each.rate_per_s, each.long))

@@ -39,7 +39,7 @@ _REASONS: Final = 10
 """Different reasons for refusals that are kept."""
 _PROGRESS_S: Final = 1.0
 HELD_BYTES: Final = 256 << 20
-"""Bodies without an answer, at most. Beyond it requests wait to be sent; chosen as what a small machine has to spare."""
+"""Requests without an answer, at most. Beyond it they wait to be sent; chosen as what a small machine has to spare."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

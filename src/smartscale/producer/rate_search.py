@@ -24,12 +24,13 @@ from typing import Final
 
 import msgspec
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from smartscale.errors import UserError
 from smartscale.producer.recorder import LEVELS
-from smartscale.producer.report import Report
+from smartscale.producer.report import Report, figure
 
 CLOSE: Final = 1.05
 """The answer is within 5 %: runs on one machine differ by more."""
@@ -192,11 +193,11 @@ def found_table(found: Found) -> Group:
     ):
         trials.add_column(column, justify="left" if column == "sustained" else "right")
     for each in sorted(found.trials, key=lambda each: (each.rate_per_s, each.long)):
-        verdict = "yes" if each.sustained else f"no: {each.why}"
+        verdict = "yes" if each.sustained else escape(f"no: {each.why}")
         trials.add_row(
             f"{each.rate_per_s:,.0f}",
             f"{each.accepted_per_s:,.0f}",
-            f"{each.reached_ms:.4g} ms",
+            f"{figure(each.reached_ms)} ms",
             f"{each.requests:,}",
             f"{verdict}{', over three times the time' if each.long else ''}",
         )

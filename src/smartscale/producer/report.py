@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -222,20 +223,15 @@ def judged(
             f"the generator's sending thread was busy {cpu_mean:.0%} of the time: use more --workers, or a larger --batch"
         )
     for name, late in (("a request's planned time was noticed", lag), ("the event loop woke up", loop)):
-        for level in (*_JUDGED, "p99.9", "max"):
-            share = LEVELS.get(level, 1.0)
-            late_us, whole_us = late.quantile_us(share), latency.quantile_us(share)
-            if late_us > max(_FLOOR_US, _SHARE * whole_us):
-                words = (
-                    f"{name} {_ms(late_us)} late at {level}, where the latency is {_ms(whole_us)}: the generator or its "
-                    "machine was too busy"
-                )
-                (reasons if level in _JUDGED else notes).append(
-                    words
-                    if level in _JUDGED
-                    else f"figures from {level} on are partly the generator's: {words}"
-                )
-                break
+        told = _lateness(name, late, latency)
+        if told is not None:
+            level, words = told
+            if level in _JUDGED:
+                reasons.append(words)
+            else:
+                which = "the maximum is" if level == "max" else f"figures from {level} on are"
+                notes.append(f"{which} partly the generator's: {words}")
+            break
     if held_s > 0:
         reasons.append(
             f"requests were held back for {held_s:.1f} s, because too much had no answer: the load was not open any more"
@@ -247,6 +243,19 @@ def judged(
             "are many, use more --connections"
         )
     return reasons, notes
+
+
+def _lateness(name: str, late: Latencies, latency: Latencies) -> tuple[str, str] | None:
+    """The first percentile at which the generator's own lateness matters, and how to say so."""
+    for level in (*_JUDGED, "p99.9", "max"):
+        share = LEVELS.get(level, 1.0)
+        late_us, whole_us = late.quantile_us(share), latency.quantile_us(share)
+        if late_us > max(_FLOOR_US, _SHARE * whole_us):
+            return level, (
+                f"{name} {_ms(late_us)} late at {level}, where the latency is {_ms(whole_us)}: the generator or its machine "
+                "was too busy"
+            )
+    return None
 
 
 def _together(parts: Sequence[Sparse]) -> Latencies:
@@ -292,8 +301,17 @@ def _percentiles(values: Latencies) -> Percentiles:
     )
 
 
+def figure(ms: float) -> str:
+    """Three digits, and no exponent.
+
+    >>> figure(0.04361), figure(5.4953), figure(12345.6)
+    ('0.0436', '5.5', '12,346')
+    """
+    return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.3g}"
+
+
 def _ms(us: float) -> str:
-    return f"{us / 1000:.4g} ms"
+    return f"{figure(us / 1000)} ms"
 
 
 def marks(faults: Sequence[TrueFault], start_us: int, real_per_world: float) -> list[Mark]:
@@ -313,7 +331,7 @@ def table(report: Report) -> Group:
     """The report for people, on a terminal."""
     counts, generator = report.counts, report.generator
     books = Table(
-        show_header=False, title=f"{report.setting.load} → {report.setting.url}", title_justify="left"
+        show_header=False, title=Text(f"{report.setting.load} → {report.setting.url}"), title_justify="left"
     )
     stopped = "" if report.complete else " (stopped before the end)"
     books.add_row("sent", f"{counts.sent:,} events{stopped}, planned {_rate(report.planned_per_s)}")
@@ -329,17 +347,20 @@ def table(report: Report) -> Group:
         f"{counts.requests:,}, {counts.retries:,} of them again{f' ({troubles})' if troubles else ''}",
     )
     if report.skipped_lines:
-        books.add_row("lines skipped", f"{report.skipped_lines:,}: {'; '.join(report.skipped_examples)}")
+        books.add_row(
+            "lines skipped", f"{report.skipped_lines:,}: {escape('; '.join(report.skipped_examples))}"
+        )
     latency = Table(title="milliseconds a request", title_justify="left")
-    latency.add_column("")
-    for level in (*LEVELS, "max"):
-        latency.add_column(level, justify="right")
+    latency.add_column("", no_wrap=True)
+    shown = [level for level in LEVELS if level not in ("p75", "p95")]
+    for level in (*shown, "max"):
+        latency.add_column(level, justify="right", no_wrap=True)
     for name, values in (
         ("latency", report.latency_ms),
         ("service time", report.service_ms),
         ("generator's lag", generator.lag_ms),
     ):
-        latency.add_row(name, *(f"{values.at[level]:.4g}" for level in LEVELS), f"{values.max:.4g}")
+        latency.add_row(name, *(figure(values.at[level]) for level in shown), figure(values.max))
     said = [Text(f"NOT TRUSTWORTHY: {reason}", style="bold red") for reason in generator.reasons]
     said += [Text(f"note: {note}", style="yellow") for note in generator.notes]
     return Group(books, latency, *said)
@@ -350,4 +371,4 @@ def _rate(per_s: float) -> str:
 
 
 def _because(reasons: Sequence[str]) -> str:
-    return f": {'; '.join(reasons)}" if reasons else ""
+    return escape(f": {'; '.join(reasons)}") if reasons else ""

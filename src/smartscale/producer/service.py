@@ -20,7 +20,7 @@ import msgspec
 from msgspec import structs
 
 from smartscale.client.address import Address, Token
-from smartscale.errors import PermanentError
+from smartscale.errors import PermanentError, RetryableError, UserError
 from smartscale.producer import job as jobs
 from smartscale.producer.job import Job, Start
 from smartscale.producer.labels import Labels, true_faults, truth
@@ -95,8 +95,8 @@ def highest_rate(
 ) -> Found:
     """The highest rate of ``job``'s load that is sustained within ``target``, by trials of ``trial_s`` real seconds.
 
-    The search is ``rate_search``'s. Its first trial warms everything up and does not count. ``stop`` ends it with what was
-    found so far."""
+    The search is ``rate_search``'s. A first second warms everything up and does not count. ``stop`` ends it with what was
+    found so far. Raises ``RetryableError`` if nothing answers, ``UserError`` if everything is refused."""
     impatient = structs.replace(job.options, give_up_s=max(2.0, 10 * target.limit_ms / 1000))
 
     trials: list[Trial] = []
@@ -113,7 +113,7 @@ def highest_rate(
 
     search = Search(_FIRST_PER_S)
     best: tuple[Trial, Report] | None = None
-    run_at(_FIRST_PER_S, 1.0)
+    _check(run_at(_FIRST_PER_S, 1.0), stop)
     while not search.over and not stop.is_set():
         report = run_at(search.rate_per_s, trial_s * (3 if search.long else 1))
         if stop.is_set():
@@ -136,6 +136,15 @@ def highest_rate(
         trials,
         best[1] if best and shown else None,
     )
+
+
+def _check(first: Report, stop: threading.Event) -> None:
+    """Whether a search makes sense at all."""
+    counts, url = first.counts, first.setting.url
+    if counts.sent and counts.unanswered == counts.sent and not stop.is_set():
+        raise RetryableError(f"{url} does not answer: {counts.last_trouble}")
+    if counts.sent and counts.refused == counts.sent:
+        raise UserError(f"{url} refuses every event: {'; '.join(counts.refusals[:1])}")
 
 
 def _untold(_progress: Progress) -> None:

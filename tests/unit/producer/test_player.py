@@ -21,6 +21,7 @@ from smartscale.clock import MICROS, monotonic_s
 from smartscale.producer import player
 from smartscale.producer.alarm import Alarm
 from smartscale.producer.chunk import Chunk
+from smartscale.producer.http import REQUEST_BYTES
 from smartscale.producer.player import Options, Played, Progress, Reference, cut, play
 from smartscale.testing.fake_edge import FakeEdge
 from smartscale.testing.model_edge import model_edge
@@ -143,7 +144,7 @@ def test_what_may_be_without_an_answer_is_bounded_and_holding_back_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Room for twenty events: the rest waits to be sent, its latency runs on, and no lag is told for it."""
-    monkeypatch.setattr(player, "HELD_BYTES", 20 * len(EVENT))
+    monkeypatch.setattr(player, "HELD_BYTES", 20 * (len(EVENT) + REQUEST_BYTES))
     with model_edge("--capacity", "200") as url:
         told = played(url, steady(400, 1), batch=1, connections=64)
     assert told.counts.accepted == told.counts.sent == 400

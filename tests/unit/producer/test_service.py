@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from smartscale.clock import Anchor, parse_iso_us, wall_ms
-from smartscale.errors import PermanentError, UserError
+from smartscale.errors import PermanentError, RetryableError, UserError
 from smartscale.producer import service
 from smartscale.producer.job import Job, LoadSpec, opened
 from smartscale.producer.labels import Labels
 from smartscale.producer.load import Load
 from smartscale.producer.plan import planned
 from smartscale.producer.player import Options, Progress
+from smartscale.producer.rate_search import Target
 from smartscale.producer.recorder import Latencies
 from smartscale.producer.report import judged
 from smartscale.testing.fake_edge import FakeEdge
@@ -135,6 +136,18 @@ def test_a_scaled_clock_compresses_the_load(edge: FakeEdge, tmp_path: Path) -> N
     assert 10**15 <= first < 10**15 + 3600 * 10**6
 
 
+def test_a_search_against_what_answers_nothing_or_refuses_all_ends_at_once(edge: FakeEdge) -> None:
+    def search(url: str) -> None:
+        asked = Job(spec=LoadSpec(rate_per_s=1.0), options=Options(url=url, give_up_s=0.5))
+        service.highest_rate(asked, Target("p99", 10), 0.5, threading.Event(), lambda trial: None)
+
+    edge.answer = lambda number, given: (403, {"detail": "the token has expired"})
+    with pytest.raises(UserError, match="refuses every event: the token has expired"):
+        search(edge.url)
+    with pytest.raises(RetryableError, match="does not answer: no connection"):
+        search("http://127.0.0.1:9")
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -183,7 +196,11 @@ SLOW = of(*[20_000] * 1000)
         ((SLOW, of(3_000), of(3_000), QUICK, 0.2, 0.0), ["planned time was noticed 3 ms late at p50"], []),
         ((SLOW, QUICK, QUICK, of(3_000), 0.2, 0.0), ["event loop woke up 3 ms late"], []),
         ((QUICK, QUICK, of(900), QUICK, 0.2, 0.0), [], []),
-        ((SLOW, QUICK, of(*[100] * 1999, 90_000), QUICK, 0.2, 0.0), [], ["figures from p99.9|max on"]),
+        (
+            (SLOW, QUICK, of(*[100] * 1999, 90_000), QUICK, 0.2, 0.0),
+            [],
+            ["figures from p99.9 on are|the maximum is"],
+        ),
         ((SLOW, QUICK, QUICK, QUICK, 0.2, 1.5), ["held back for 1.5 s"], []),
         ((SLOW, of(*[15_000] * 100), QUICK, QUICK, 0.2, 0.0), [], ["use more --connections"]),
     ],
