@@ -112,7 +112,7 @@ def highest_rate(
         return run(structs.replace(job, spec=spec, options=impatient), stop, _untold, token)
 
     search = Search(_FIRST_PER_S)
-    best: tuple[Trial, Report] | None = None
+    sustained: dict[float, tuple[Trial, Report]] = {}
     _check(run_at(_FIRST_PER_S, 1.0), stop)
     while not search.over and not stop.is_set():
         report = run_at(search.rate_per_s, trial_s * (3 if search.long else 1))
@@ -122,19 +122,19 @@ def highest_rate(
         trials.append(done)
         on_trial(done)
         if done.sustained:
-            best = (done, report)
+            sustained[done.rate_per_s] = (done, report)
         search = search.after(done)
         stop.wait(_REST_S)
-    shown = best is not None and best[0].rate_per_s == search.low
+    best = sustained.get(search.low)
     return Found(
         target,
         search.low,
-        search.over and search.long and search.low > 0 and not search.limited,
+        search.over and search.long and search.low > 0,
         search.limited,
         None if search.high == math.inf else search.high,
-        best[0].accepted_per_s if best and shown else 0.0,
+        best[0].accepted_per_s if best else 0.0,
         trials,
-        best[1] if best and shown else None,
+        best[1] if best else None,
     )
 
 
