@@ -46,7 +46,7 @@ MARK = b"RUN-XXXXXXXXXXXX"
 """Stands for a part of every id that is different in every request, so that no event repeats another."""
 LOADS = {"ids": (500, True), "plain": (500, False), "single": (1, False)}
 """Events a request, and whether each has an id."""
-CONNECTIONS = {"ids": 32, "plain": 32, "single": 512}
+CONNECTIONS = {"ids": 64, "plain": 64, "single": 512}
 LATENCY_CONNECTIONS = 512
 """So many that a request hardly ever waits for a free one."""
 

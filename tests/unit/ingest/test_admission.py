@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smartscale.ingest.admission import SPAN_S, Admission, Drain
 
@@ -39,3 +41,26 @@ def test_what_drained_long_ago_counts_no_more() -> None:
     assert drain.bytes_per_s(10.0 + SPAN_S) == pytest.approx(200.0 / math.e)
     assert drain.events_in(500) == 5.0
     assert drain.stalled_s(13.0) == 3.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["receive", "write", "beat", "wait"]), st.integers(0, 9)), max_size=60)
+)
+def test_nothing_is_written_behind_a_heartbeat_that_was_received_before_what_it_says(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Any order of receiving, writing (whichever body), beating and waiting: the promise of ``Heartbeat``."""
+    admission = Admission(max_bytes=100)
+    clock_us, promised_us = 0, 0
+    waiting: list[tuple[int, int]] = []
+    for step, number in steps:
+        if step == "receive":
+            waiting.append((clock_us, admission.admit(clock_us)))
+        elif step == "write" and waiting:
+            received_us, ticket = waiting.pop(number % len(waiting))
+            assert received_us >= promised_us
+            admission.settle(ticket)
+        elif step == "beat":
+            promised_us = max(promised_us, admission.oldest_us(clock_us))
+        else:
+            clock_us += number
