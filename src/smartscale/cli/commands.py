@@ -26,6 +26,7 @@ from smartscale.cli.options import (
     print_json,
     settings,
 )
+from smartscale.cli.percentiles import percentiles
 from smartscale.cli.produce import produce_cli
 from smartscale.cli.scenarios import scenario_cli
 from smartscale.cli.tokens import tokens_cli
@@ -47,6 +48,10 @@ cli.add_typer(tokens_cli, name="tokens")
 cli.add_typer(dead_letters_cli, name="dead-letters")
 cli.add_typer(scenario_cli, name="scenario")
 cli.add_typer(produce_cli, name="produce")
+cli.command(
+    "percentiles",
+    epilog="Example: smartscale percentiles shop --from 2026-11-25T00:00:00Z --to 2026-11-26T00:00:00Z",
+)(percentiles)
 
 ScenarioOption = Annotated[
     Path | None,

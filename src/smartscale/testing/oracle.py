@@ -11,7 +11,7 @@ import itertools
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple, Protocol
@@ -44,7 +44,7 @@ class Fact(Protocol):
     @property
     def user(self) -> str | None: ...
     @property
-    def attributes(self) -> dict[str, str] | None: ...
+    def attributes(self) -> Mapping[str, object] | None: ...
 
 
 class Event(NamedTuple):
@@ -60,7 +60,7 @@ class Event(NamedTuple):
     latency_us: int | None = None
     value: float | None = None
     user: str | None = None
-    attributes: dict[str, str] | None = None
+    attributes: Mapping[str, object] | None = None
 
     @property
     def is_error(self) -> bool:

@@ -12,7 +12,7 @@ True
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -53,7 +53,7 @@ class Sent:
     error: bool = False
     value: float | None = None
     user: str | None = None
-    attributes: dict[str, str] | None = None
+    attributes: Mapping[str, object] | None = None
 
     @property
     def kind(self) -> str:
