@@ -120,8 +120,10 @@ def test_services_with_windows_of_their_own_have_no_others_and_the_books_balance
     """A long window of some delays nobody else's, and the ledger counts each service in its own base window."""
     run = driven(
         RULES,
-        [sent("batch-mail", i) for i in range(0, 120, 7)],
-        [sent("shop", i, region="eu") for i in range(0, 120, 5)],
+        [
+            *(sent("batch-mail", i) for i in range(0, 120, 7)),
+            *(sent("shop", i, region="eu") for i in range(0, 120, 5)),
+        ],
     )
     labels = {
         service: {row.window for row in run.rows() if row.service == service}
