@@ -158,6 +158,7 @@ class App:
                 self._keys.release(post.tenant, post.key)
             answer = self._verdict(outcome, post.form, now_s)
             post.request.answer(answer)
+            post.request.context = None  # else the two hold each other until a garbage collection
             requests[post.form.name, answer.status] += 1
             self.metrics.seconds.observe(post.form.name, now_s - post.begun_s)
             self._log(post.request, answer, post.tenant, post.begun_s, outcome)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import secrets
@@ -96,6 +97,7 @@ async def _serve(context: Context) -> None:
     _warn_if_open(ingest)
     threading.Thread(target=watch, name="stop", daemon=True).start()
     writer.start()
+    gc.freeze()  # what is there now stays: a collection need not look at it again and again
     stop = asyncio.create_task(stopping.wait())
     while not stop.done():
         beat()
