@@ -1,35 +1,21 @@
 """HTTP/1.1 (RFC 9112) as a core: bytes in, requests out; no I/O, no clock.
 
-Strict where leniency has been abused: a head that is not exactly of the grammar, both a length and a transfer coding, two
-different lengths, or any coding but ``chunked``, is refused and the connection closed, for what follows on it cannot be told
-apart from a smuggled request.
-
-Clients send the same head over and over, so heads are remembered once they have been parsed.
+The grammar is llhttp's, the parser of Node.js, in its strict form (package ``httptools``). Beyond it, what could be
+understood in two ways is refused, because what follows on such a connection cannot be told apart from a smuggled request:
+any transfer coding but ``chunked``, and one in HTTP/1.0. A request to change the protocol (``Upgrade: h2c``) is answered
+as if it had not asked, which RFC 9110, section 7.8, allows.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Protocol
 
-MAX_HEAD: Final = 16 << 10
-"""Bytes of a request line and its headers unless a parser is told otherwise; twice what common servers take."""
-_MAX_LINE: Final = 1 << 10
-"""Bytes of a chunk's size line or of a trailer; chosen because nobody needs either to be longer."""
-_MAX_TRAILERS: Final = 64
-_HEADS: Final = 256
-"""Heads remembered, at most 4 MiB; chosen as more than the kinds of clients of one edge."""
+import httptools
 
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
-_HEAD: Final = re.compile(
-    rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])\r\n((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)"
-)
-_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):(" + _VALUE + rb")\r\n")
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;" + _VALUE + rb")?")
+MAX_HEAD: Final = 16 << 10
+"""Bytes of a request line and its headers; chosen as twice what common servers take."""
 
 
 class BadRequest(ValueError):
@@ -56,39 +42,6 @@ class Head:
     """The client waits for ``100 Continue`` before it sends the body."""
 
 
-@lru_cache(maxsize=_HEADS)
-def parse_head(text: bytes) -> Head:
-    """The head of a request, its empty last line left out. Raises ``BadRequest``."""
-    match = _HEAD.fullmatch(text)
-    if match is None:
-        raise BadRequest(400, "the request line or a header is not of the form that HTTP/1.1 asks for")
-    method, target, minor, fields = match.groups()
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in _FIELD.findall(fields):
-        name, value = raw_name.decode().lower(), raw_value.decode("latin-1").strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if minor == b"1" and "host" not in headers:
-        raise BadRequest(400, "a request of HTTP/1.1 must have a Host header")
-    path, _, query = target.decode().partition("?")
-    connection = {word.strip() for word in headers.get("connection", "").lower().split(",")}
-    keep_alive = "close" not in connection and (minor == b"1" or "keep-alive" in connection)
-    expects = minor == b"1" and headers.get("expect", "").lower() == "100-continue"
-    return Head(method.decode(), path, query, headers, _length(headers, minor), keep_alive, expects)
-
-
-def _length(headers: Mapping[str, str], minor: bytes) -> int | None:
-    coding = headers.get("transfer-encoding")
-    if coding is not None:
-        if coding.lower() != "chunked" or "content-length" in headers or minor == b"0":
-            raise BadRequest(400, "a body comes either with its length or in chunks, and in no other coding")
-        return None
-    lengths = {each.strip() for each in headers.get("content-length", "0").split(",")}
-    (length, *others) = lengths
-    if others or not (length.isascii() and length.isdigit() and len(length) <= 15):
-        raise BadRequest(400, "Content-Length must be one whole number")
-    return int(length)
-
-
 class Sink(Protocol):
     """What a parser tells, in this order for each request: ``head``, any number of ``body``, ``end``."""
 
@@ -101,94 +54,121 @@ class Parser:
     """Turns the bytes of one connection into calls of a ``Sink``. Holds at most a head, never a body."""
 
     def __init__(self, sink: Sink, max_head: int = MAX_HEAD) -> None:
-        self._sink, self._max_head = sink, max_head
-        self._rest = b""
-        self._left = 0
-        """Bytes of the body, or of the chunk, that are still to come."""
-        self._state = _HEAD_NEXT
-        self._trailers = 0
+        self._sink = sink
+        self._max_head = max_head
+        self._parser = httptools.HttpRequestParser(self)
+        self._unheard = 0
+        """Bytes fed since something was told: of an unfinished head, of the sizes of chunks, of trailers."""
+        self._framing = b""
+        self._silent = False
+        self._begin()
 
-    @property
-    def between(self) -> bool:
+    def _begin(self) -> None:
+        self.between = True
         """Nothing of a request has been fed that has not ended."""
-        return self._state == _HEAD_NEXT and not self._rest
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._size = 0
+        self._in_head = True
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises ``BadRequest``; then nothing more may be fed."""
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        at = 0
-        while at < len(data):
-            if self._state == _HEAD_NEXT:
-                moved = self._head(data, at)
-            elif self._state in (_BODY, _CHUNK_DATA):
-                moved = self._part(data, at)
-            else:
-                moved = self._line(data, at)
-            if moved < 0:
-                self._rest = data[at:]
-                return
-            at = moved
+        self._unheard += len(data)
+        while data:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._stay_with_http1()
+            except httptools.HttpParserCallbackError as error:
+                raise error.__context__ or error from None
+            except httptools.HttpParserError as error:
+                raise BadRequest(400, f"this is not HTTP/1.1: {error}") from None
+        if self.between:
+            self._unheard = 0
+        elif self._unheard > self._max_head:
+            raise self._too_large()
 
-    def _head(self, data: bytes, at: int) -> int:
-        while data.startswith(b"\r\n", at):  # RFC 9112, section 2.2: empty lines before a request are skipped
-            at += 2
-        end = data.find(b"\r\n\r\n", at, at + self._max_head)
-        if end < 0:
-            if len(data) - at >= self._max_head:
-                raise BadRequest(
-                    431,
-                    f"the request line and the headers have more than {self._max_head:,} bytes; send fewer",
-                )
-            return len(data) if at == len(data) else -1
-        head = parse_head(data[at : end + 2])
+    def _stay_with_http1(self) -> None:
+        """llhttp leaves the rest of the connection to the protocol that was asked for, the request's body included: a new
+        parser takes over, which is told how the body is framed by a head of which nobody hears."""
+        self._parser = httptools.HttpRequestParser(self)
+        if self._framing:
+            framing, self._framing = self._framing, b""
+            self._silent = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._silent = False
+
+    # What the parser of bytes calls.
+
+    def on_message_begin(self) -> None:
+        if not self._silent:
+            self._begin()
+            self.between = False
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
+        self._size += len(raw_name) + len(raw_value) + 4  # a colon, a space, the end of the line
+        if not self._in_head or self._silent:
+            return  # nothing here needs a trailer
+        if self._size + len(self._target) > self._max_head:
+            raise self._too_large()
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
+        self._headers[name] = f"{self._headers[name]}, {value}" if name in self._headers else value
+
+    def on_headers_complete(self) -> None:
+        if self._silent:
+            return
+        self._unheard, self._in_head = 0, False
+        if len(self._target) > self._max_head:
+            raise self._too_large()
+        head = self._head()
+        if self._parser.should_upgrade() and head.length != 0:
+            self._framing = (
+                b"transfer-encoding: chunked" if head.length is None else b"content-length: %d" % head.length
+            )
         self._sink.head(head)
-        if head.length is None:
-            self._state, self._trailers = _CHUNK_SIZE, 0
-        elif head.length:
-            self._state, self._left = _BODY, head.length
-        else:
-            self._sink.end()
-        return end + 4
 
-    def _part(self, data: bytes, at: int) -> int:
-        part = data[at : at + self._left]
+    def on_body(self, part: bytes) -> None:
+        self._unheard = 0
         self._sink.body(part)
-        self._left -= len(part)
-        if not self._left:
-            if self._state == _BODY:
-                self._state = _HEAD_NEXT
-                self._sink.end()
-            else:
-                self._state = _CHUNK_END
-        return at + len(part)
 
-    def _line(self, data: bytes, at: int) -> int:
-        """A line of the chunked coding (RFC 9112, section 7.1)."""
-        end = data.find(b"\r\n", at, at + _MAX_LINE)
-        if end < 0:
-            if len(data) - at >= _MAX_LINE:
-                raise BadRequest(400, "a line of the chunked body is too long")
-            return -1
-        line = data[at:end]
-        if self._state == _CHUNK_SIZE:
-            match = _CHUNK.fullmatch(line)
-            if match is None:
-                raise BadRequest(400, "the size of a chunk is not a hexadecimal number")
-            self._left = int(match[1], 16)
-            self._state = _CHUNK_DATA if self._left else _TRAILER
-        elif self._state == _CHUNK_END:
-            if line:
-                raise BadRequest(400, "a chunk is longer than its size")
-            self._state = _CHUNK_SIZE
-        elif not line:
-            self._state = _HEAD_NEXT
-            self._sink.end()
-        else:
-            self._trailers += 1
-            if self._trailers > _MAX_TRAILERS:
-                raise BadRequest(431, "too many trailers")
-        return end + 2
+    def on_message_complete(self) -> None:
+        if self._framing:
+            return  # its body is still to come, see ``_stay_with_http1``
+        self._unheard = 0
+        self.between = True
+        self._sink.end()
+
+    def _head(self) -> Head:
+        headers, version = self._headers, self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise BadRequest(400, f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        if version == "1.1" and "host" not in headers:
+            raise BadRequest(400, "a request of HTTP/1.1 must have a Host header")
+        path, _, query = self._target.decode("latin-1").partition("?")
+        return Head(
+            method=self._parser.get_method().decode(),
+            path=path,
+            query=query,
+            headers=headers,
+            length=_length(headers, version),
+            keep_alive=self._parser.should_keep_alive(),
+            expects=version == "1.1" and headers.get("expect", "").lower() == "100-continue",
+        )
+
+    def _too_large(self) -> BadRequest:
+        limit = f"{self._max_head:,} bytes"
+        return BadRequest(431, f"the request line and the headers have more than {limit}; send fewer")
 
 
-_HEAD_NEXT, _BODY, _CHUNK_SIZE, _CHUNK_DATA, _CHUNK_END, _TRAILER = range(6)
+def _length(headers: Mapping[str, str], version: str) -> int | None:
+    coding = headers.get("transfer-encoding")
+    if coding is None:
+        return int(headers.get("content-length", "0"))
+    if coding.lower() != "chunked" or version == "1.0":
+        raise BadRequest(400, "a body comes either with its length or in chunks, and in no other coding")
+    return None

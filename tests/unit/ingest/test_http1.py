@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartscale.ingest.http1 import MAX_HEAD, BadRequest, Head, Parser, parse_head
+from smartscale.ingest.http1 import MAX_HEAD, BadRequest, Head, Parser
 
 PIPELINE = (
     b"POST /v1/events?x=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX-A: 1\r\nx-a:  2 \r\n\r\nhello"
-    b"\r\n\r\nGET /healthz HTTP/1.0\r\n\r\n"
+    b"\r\n\r\nGET /healthz HTTP/1.0\r\nconnection: keep-alive\r\n\r\n"
     b"POST /v1/events HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     b"4\r\nwiki\r\nA;ext=1\r\n\r\npedia in\r\n0\r\nTrailer: x\r\n\r\n"
     b"PUT / HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n"
@@ -56,7 +56,7 @@ def test_requests_are_read_one_after_the_other() -> None:
     assert (first.method, first.path, first.query, first.length) == ("POST", "/v1/events", "x=1", 5)
     assert first.headers["x-a"] == "1, 2"
     assert (hello, none, wiki) == (b"hello", b"", b"wiki\r\npedia in")
-    assert (second.path, second.keep_alive) == ("/healthz", False)
+    assert (second.path, second.keep_alive) == ("/healthz", True)
     assert (third.length, third.keep_alive) == (None, True)
     assert not fourth.keep_alive
 
@@ -70,8 +70,9 @@ def test_how_the_bytes_are_cut_changes_nothing(cuts: list[int]) -> None:
 def test_between_requests_nothing_is_held() -> None:
     parser = Parser(Heard())
     assert parser.between
-    for place in range(len(PIPELINE)):
-        parser.feed(PIPELINE[place : place + 1])
+    text = PIPELINE.replace(b"connection: close\r\n", b"")
+    for place in range(len(text)):
+        parser.feed(text[place : place + 1])
     assert parser.between
     parser.feed(b"G")
     assert not parser.between
@@ -81,7 +82,6 @@ def test_between_requests_nothing_is_held() -> None:
     "text",
     [
         b"GET / HTTP/1.1\r\n\r\n",  # no Host
-        b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n",
         b"GET / HTTP/2.0\r\nhost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost : a\r\n\r\n",  # a space before the colon
         b"GET / HTTP/1.1\r\nhost: a\r\n folded\r\n\r\n",
@@ -89,6 +89,7 @@ def test_between_requests_nothing_is_held() -> None:
         b"GET / HTTP/1.1\r\nhost: a\x00\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +5\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -5\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5_0\r\n\r\n",
@@ -105,10 +106,36 @@ def test_what_is_not_of_the_grammar_is_refused(text: bytes) -> None:
         fed(text)
 
 
-def test_equal_lengths_are_one() -> None:
-    """RFC 9112, section 6.3."""
-    text = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 5\r\n"
-    assert parse_head(text).length == 5
+def test_a_request_to_change_the_protocol_is_answered_as_any_other() -> None:
+    """Java's client asks for HTTP/2 at first; what follows on the connection is still HTTP/1.1."""
+    ask = b"host: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
+    post = b"POST /v1/events HTTP/1.1\r\n" + ask + b"content-length: 2\r\n\r\nhi"
+    chunked = (
+        b"POST /v1/events HTTP/1.1\r\n" + ask + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    )
+    text = post + chunked + b"GET / HTTP/1.1\r\n" + ask + b"\r\n" + PIPELINE
+    heard = fed(text)
+    assert [body for _, body in heard[:3]] == [b"hi", b"hi", b""]
+    assert len(heard) == 7
+    assert fed(*(text[at : at + 1] for at in range(len(text)))) == heard
+
+
+@pytest.mark.parametrize("endless", [b"GET /" + b"a" * 100, b"GET / HTTP/1.1\r\nhost: " + b"a" * 100])
+def test_a_head_that_does_not_end_is_held_to_its_bound(endless: bytes) -> None:
+    parser = Parser(Heard())
+    parser.feed(endless)
+    with pytest.raises(BadRequest, match="more than") as refused:
+        for _ in range(MAX_HEAD // 100 + 1):
+            parser.feed(b"a" * 100)
+    assert refused.value.status == 431
+
+
+def test_trailers_that_do_not_end_are_held_to_the_bound_of_a_head() -> None:
+    parser = Parser(Heard())
+    parser.feed(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    with pytest.raises(BadRequest):
+        for _ in range(MAX_HEAD // 10 + 1):
+            parser.feed(b"x: aaaaa\r\n")
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
