@@ -337,23 +337,26 @@ CONTENDERS: Final[Mapping[str, Contender]] = {
 
 
 def set_up(names: Sequence[str]) -> None:
-    """Make the environments and build the Java programs that these contenders need and that are not there."""
+    """Make the environments and build the Java programs of these contenders, unless they are there as they should be."""
     for name, packages in PACKAGES.items():
-        if (
-            any(one.partition("-")[0] == name for one in names)
-            and not (ENVIRONMENTS / name / ".ready").exists()
+        made, wanted = ENVIRONMENTS / name / "packages.txt", "\n".join(packages)
+        if any(one.partition("-")[0] == name for one in names) and not (
+            made.exists() and made.read_text() == wanted
         ):
             print(f"making the environment of {name} …", file=sys.stderr, flush=True)
             venv.create(ENVIRONMENTS / name, with_pip=True)
             install = [_python(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*install, *packages], check=True)
-            (ENVIRONMENTS / name / ".ready").touch()
+            made.write_text(wanted)
     for folder in JAVA:
-        wanted = any(one.startswith(folder.replace("_", "-")) for one in names)
-        if wanted and not (HERE / folder / "target" / "libs").exists():
+        jar, pom = HERE / folder / "target" / "peer.jar", HERE / folder / "pom.xml"
+        sources = [pom, *(HERE / folder / "src").rglob("*.java"), *(HERE / "java_common").rglob("*.java")]
+        built_s = jar.stat().st_mtime if jar.exists() else 0.0
+        if any(one.startswith(folder.replace("_", "-")) for one in names) and any(
+            source.stat().st_mtime > built_s for source in sources
+        ):
             print(f"building {folder} …", file=sys.stderr, flush=True)
-            pom = str(HERE / folder / "pom.xml")
-            subprocess.run(["mvn", "-q", "-B", "-f", pom, "package"], check=True, stdout=sys.stderr)
+            subprocess.run(["mvn", "-q", "-B", "-f", str(pom), "package"], check=True, stdout=sys.stderr)
 
 
 @dataclass(slots=True)
