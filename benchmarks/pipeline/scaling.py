@@ -5,8 +5,8 @@ Run ``python benchmarks/pipeline/scaling.py [combiners|keys|rate|window …]``; 
 
 - ``combiners``: one and two processes of ``smartscale combine`` read ``events`` (four partitions, LZ4 records of 5,000
   events, 1,000 keys) as fast as they can, on SQLite and on a real Kafka broker, all on this machine's two cores. Events a
-  wall second between a quarter and the end of what there is, by the positions that the group has committed, and events a
-  CPU second of the combiners alone.
+  wall second from where a quarter of each partition has been read to where one is at its end, by the positions that the
+  group has committed, and events a CPU second of the combiners alone.
 - ``keys``: combine's core alone, events a CPU second for 50 to 500,000 keys (one partition, transactions of 500,000 events).
 - ``rate``: CPU seconds of combine's and window's cores for a second of events, at 1,000 to 2 million events a second: 1,000
   services, the default windows, a transaction every quarter of a second, 20 s of event time, without the log.
@@ -44,7 +44,7 @@ from smartscale.testing.processes import Pipeline
 START_US = 1_700_000_040_000_000
 """A multiple of 60 s."""
 RECORD_EVENTS = 5_000
-EVENTS = 16_000_000
+EVENTS = 48_000_000
 PARTITIONS = 4
 KEYS = (50, 500, 5_000, 50_000, 500_000)
 RATES = (1_000, 10_000, 100_000, 500_000, 1_000_000, 2_000_000)
@@ -126,22 +126,26 @@ def _read_all(pipeline: Pipeline, url: str) -> dict[str, float]:
     for stage in pipeline.stages:
         pipeline.start(stage)
     processes = [psutil.Process(pipeline.pid(stage)) for stage in pipeline.stages]
+    shares = [0.0]
     try:
-        while not seen or seen[-1][1] < EVENTS:
-            time.sleep(0.05)
+        # While all are at work: a process that joins late has its partitions by then, and none has come to its end.
+        while max(shares) < 1:
+            time.sleep(0.02)
             committed = log.committed("combine")
-            read = sum(committed[one].offset / ends[one] for one in at if one in committed) / PARTITIONS
+            shares = [committed[one].offset / ends[one] if one in committed else 0.0 for one in at]
             times = [process.cpu_times() for process in processes]
-            seen.append((monotonic_s(), read * EVENTS, sum(one.user + one.system for one in times)))
+            if min(shares) > 0.25:
+                cpu_s = sum(one.user + one.system for one in times)
+                seen.append((monotonic_s(), sum(shares) / PARTITIONS * EVENTS, cpu_s))
     finally:
         for stage in pipeline.stages:
             pipeline.kill(stage)
         log.close()
-    begun = next(i for i, one in enumerate(seen) if one[1] >= EVENTS / 4)
-    (from_s, before, cpu_before), (until_s, after, cpu_after) = seen[begun], seen[-1]
+    (from_s, before, cpu_before), (until_s, after, cpu_after) = seen[0], seen[-1]
     return {
         "events_per_s": round((after - before) / (until_s - from_s)),
         "events_per_cpu_s": round((after - before) / (cpu_after - cpu_before)),
+        "seconds": round(until_s - from_s, 1),
     }
 
 
