@@ -134,6 +134,21 @@ def test_rows_under_every_fault_have_the_means_of_aggregated_events() -> None:
     assert not any(run.told[0, 41:43].any() for run in fast)
 
 
+def test_a_step_within_which_latency_changes_has_a_mixture_of_both() -> None:
+    """Latency grows ninefold at 15 s: in the step from 10 s to 20 s half of the requests are slow. 300 seeds each way."""
+    text = (
+        "{seed: SEED, duration: 30s, services: [{name: s, rate: 10, latency: {model: gamma, mean_ms: 20}}], "
+        "faults: [{kind: latency_step, start: 15s, size: 9}]}"
+    )
+    slow = [aggregated(load_of(text.replace("SEED", str(seed)))) for seed in range(300)]
+    fast = [windows(load_of(text.replace("SEED", str(1000 + seed)))) for seed in range(300)]
+    for n in range(len(LEVELS)):
+        assert alike(*(np.array([run.latency_ms[0, 1, n] for run in runs]) for runs in (slow, fast))), LEVELS[
+            n
+        ]
+    assert alike(*(np.array([run.mean_ms[0, 1] for run in runs]) for runs in (slow, fast)))
+
+
 def test_the_same_load_gives_the_same_windows_and_another_seed_others() -> None:
     text = "{seed: SEED, duration: 10m, services: [{name: s, rate: 20}]}"
     one, same, other = (windows(load_of(text.replace("SEED", seed))) for seed in ("1", "1", "2"))
