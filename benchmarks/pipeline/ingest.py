@@ -47,8 +47,8 @@ MARK = b"RUN-XXXXXXXXXXXX"
 LOADS = {"ids": (500, True), "plain": (500, False), "single": (1, False)}
 """Events a request, and whether each has an id."""
 CONNECTIONS = {"ids": 64, "plain": 64, "single": 512}
-LATENCY_CONNECTIONS = 512
-"""So many that a request hardly ever waits for a free one."""
+LATENCY_CONNECTIONS = {"ids": 128, "plain": 128, "single": 512}
+"""So many that a request hardly ever waits for a free one, and few enough for ``ingest.queue_bytes``."""
 
 
 def body(batch: int, ids: bool) -> bytes:
@@ -198,7 +198,7 @@ def measured(edge: Edge, load: str, seconds: float) -> dict[str, object]:
         "rss_mb": edge.rss_mb(),
     }
     for name, share in (("half", 0.5), ("nine_tenths", 0.9)):
-        paced = checked(run(edge.port, request, LATENCY_CONNECTIONS, seconds, share * rate))
+        paced = checked(run(edge.port, request, LATENCY_CONNECTIONS[load], seconds, share * rate))
         report[f"at_{name}_ms"] = percentiles_ms(paced) | {"unanswered": paced.unanswered}
     return report
 
