@@ -300,7 +300,9 @@ class _Front:
             for request, on, delay_us in zip(failed, active.tolist(), delays_us.tolist(), strict=True):
                 tries = self._tries.get(request.request, 0)
                 if on and tries < storm.retries:
-                    heapq.heappush(self._retries, (request.end_us + round(delay_us), tries + 1))
+                    # Answers come a tick late: what is before now has been counted already.
+                    again_us = max(request.end_us + round(delay_us), self._planned_us)
+                    heapq.heappush(self._retries, (again_us, tries + 1))
 
     def _tell(self, finished: Sequence[Finished]) -> None:
         """Send finished requests as events; those served fail with the probability in effect at their end."""
