@@ -1,13 +1,13 @@
 """How long window takes to close and emit a pane of 10,000 and of 100,000 services, and its memory.
 
-Run ``python benchmarks/micro/window.py``; prints one JSON object. One name a service, so with the roll-ups each window has
-twice as many rows. Default windows: a sliding emission is due every 5 s (60s/5s), every 10 s together with 10s, every 60 s
-with 10s and 60s (with histograms). The times are of ``take`` (a record of partials) and ``finish`` (merge, quantiles, rows,
-JSON, position) in the transactions that the stage splits it into, without the log, as CPU milliseconds of this process: the
-median over the emissions of two minutes of event time, the slowest beside it. The limit encodes structs of the same rows
-with msgspec. With an allowed lateness of 0 each window is emitted once; with 30 s, the default, a slide emits the window that
-has just ended and the final rows of the one that ended 30 s before. Memory is the process's greatest resident size, messages of
-one transaction included, each size in a process of its own.
+Run ``python benchmarks/micro/window.py``; prints one JSON object. One name a service, so with the roll-ups each window
+has twice as many rows. Default windows: a sliding emission is due every 5 s (60s/5s), every 10 s together with 10s,
+every 60 s with 10s and 60s (with histograms). The times are of ``take`` (a record of partials) and ``finish`` (merge,
+quantiles, rows, JSON, position) in the transactions that the stage splits it into, without the log, as CPU milliseconds
+of this process: the median over the emissions of two minutes of event time, the slowest beside it. The limit encodes
+structs of the same rows with msgspec. With an allowed lateness of 0 each window is emitted once; with 30 s, the
+default, a slide emits the window that has just ended and the final rows of the one that ended 30 s before. Memory is
+the process's greatest resident size, messages of one transaction included, each size in a process of its own.
 """
 
 from __future__ import annotations
