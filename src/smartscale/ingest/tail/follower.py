@@ -30,6 +30,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from smartscale.clock import monotonic_s
+from smartscale.errors import ConfigError
 from smartscale.ingest.tail.state import Position
 
 LOG = logging.getLogger(__name__)
@@ -69,14 +70,21 @@ class Follower:
         from_beginning: bool,
         now_s: Callable[[], float] = monotonic_s,
     ) -> None:
+        """Raises ``ConfigError`` if the file is there and cannot be read."""
         self._path, self._now_s = path, now_s
+        try:
+            path.open("rb").close()
+        except FileNotFoundError:
+            LOG.warning("%s is not there yet", path)
+        except OSError as error:
+            raise ConfigError(f"file {path}: cannot be read: {error.strerror}") from error
         self._at = position
         self._offset = 0
         self._file: BinaryIO | None = None
         self._silent_since_s = now_s()
         if position is not None:
             self._resume(position)
-        elif path.exists() and not from_beginning and (file := _opened(path)):
+        elif not from_beginning and (file := _opened(path)):
             self._switch(file)
             self._offset = _last_line_end(file)
             self._known()
@@ -224,10 +232,10 @@ def _inode(path: Path) -> int | None:
 
 
 def _opened(path: Path) -> BinaryIO | None:
-    """The file, or None if there is none."""
+    """The file, or None if there is none, or none yet that may be read: one that is being rotated gets its owner last."""
     try:
         return path.open("rb", buffering=0)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
 
 

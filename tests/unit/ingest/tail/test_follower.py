@@ -165,6 +165,13 @@ def test_a_file_that_is_gone_is_told_and_the_new_one_read(log: Log, caplog: pyte
     assert "is gone" in caplog.text
 
 
+def test_a_path_that_cannot_be_read_says_so_at_once(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Follower(log.path.parent, None, from_beginning=True)
+    log.follow()
+    assert "not there yet" in caplog.text
+
+
 def test_a_line_without_end_is_passed_over(log: Log) -> None:
     """A megabyte at a time; what follows is read."""
     log.write("x" * (2 << 20) + "\nnext\n")
