@@ -17,16 +17,20 @@ def service_load(scenario: Path | None, replay: Path | None, peak_per_s: float) 
     """The load of a scenario, or of a CSV of rates scaled to a peak; None without either. Raises ``UserError``."""
     _one_of(scenario, replay)
     if scenario is not None:
-        return scenarios.read(scenario)
+        from smartscale.sample.service import check
+
+        load = scenarios.read(scenario)
+        check(load)
+        return load
     if replay is None:
         return None
-    load = open_load(replay, peak_per_s, REPLAYED_SERVICE)
-    if isinstance(load, Recording):
+    found = open_load(replay, peak_per_s, REPLAYED_SERVICE)
+    if isinstance(found, Recording):
         raise UserError(
             f"file {replay}: holds single requests, whose outcome no replica can change; the loop needs a CSV of rates "
             "(timestamp, requests). Play this file into a running pipeline with `smartscale produce --replay`"
         )
-    return load
+    return found
 
 
 def _one_of(scenario: Path | None, replay: Path | None) -> None:

@@ -65,11 +65,22 @@ LAST_S: Final = 10.0
 """Real. How long after the load's end, or a stop, requests may take to end; then they count as lost."""
 
 NOT_PLAYED: Final = (ClockSkew, DataGap, Duplicates, LateEvents)
+"""Faults of a sender."""
 
 _OUTCOMES: Final = 5
 """Purpose of random numbers (``Source.chance``)."""
 _RECENT: Final = 600
 """Seconds of overload that are remembered, longer than any request lives."""
+
+
+def check(load: Load) -> None:
+    """Raise ``ConfigError`` if the load has a fault that cannot be played against replicas."""
+    for fault in load.faults:
+        if isinstance(fault, NOT_PLAYED):
+            raise ConfigError(
+                f"fault {kind(fault)} is one of the sender, which the closed loop does not play; remove it, or send the "
+                "scenario with `smartscale produce`"
+            )
 
 
 class Sink(Protocol):
@@ -109,12 +120,7 @@ def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Sum
     """Play ``load`` from now (world time) to its end or until ``context.stop``, events going to ``url``.
 
     Raises ``ConfigError`` if a service's name cannot be a folder's, or if a fault cannot be played."""
-    for fault in load.faults:
-        if isinstance(fault, NOT_PLAYED):
-            raise ConfigError(
-                f"fault {kind(fault)} is one of the sender, which the closed loop does not play; remove it, or send the "
-                "scenario with `smartscale produce`"
-            )
+    check(load)
     root = Path(context.settings.sample.directory)
     start_us = context.clock.now_us() + round(START_S * MICROS / context.clock.to_real_s(1.0))
     load = load.starting_at(start_us)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from smartscale.cli.commands import cli
 
+EVERY_FAULT = str(Path(__file__).parents[3] / "examples" / "scenarios" / "every-fault.yaml")
 COMMANDS = sorted(get_command(cli).commands)  # type: ignore[attr-defined]  # typer gives a group here
 
 
@@ -60,6 +61,7 @@ def test_topics_are_created_and_shown_as_json(tmp_path: Path) -> None:
         (["up", "--speed", "0"], "--speed 0: must be above 0"),
         (["up", "--policies", "/nowhere"], "/nowhere: not found"),
         (["up", "--scenario", "a", "--replay", "b"], "give one of them"),
+        (["up", "--scenario", EVERY_FAULT], "fault clock_skew is one of the sender"),
         (["sample"], "needs a load: --scenario FILE or --replay FILE"),
         (["combine", "--log-format", "xml"], "use one of text, json"),
     ],
