@@ -132,8 +132,9 @@ def _metric_line(record: Record) -> str:
     row = metrics.decode_row(record.value)
     p99 = f", p99 {row.latency_p99_ms:.0f} ms" if row.latency_p99_ms is not None else ""
     state = "final" if row.final else f"revision {row.revision}"
+    group = f" {row.group}" if row.group else ""
     return (
-        f"{row.service} {row.kind} {row.name} [{iso(row.start_us)}, {row.window}): {row.count:,} events, "
+        f"{row.service} {row.kind} {row.name}{group} [{iso(row.start_us)}, {row.window}): {row.count:,} events, "
         f"{row.rate_per_s:.1f}/s, {row.error_rate:.1%} errors{p99}, {state}"
         f"{'' if row.complete else ', incomplete'}"
     )

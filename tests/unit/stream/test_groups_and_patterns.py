@@ -50,6 +50,17 @@ def test_rows_are_by_group_and_the_rollup_is_over_all_of_them() -> None:
     assert counts(run) == {("/", "region=eu"): 2, ("/", "region="): 1, ("*", ""): 3}
 
 
+def test_the_metric_of_demand_has_no_groups() -> None:
+    """Forecasts and scaling read one series of it a service."""
+    demand = [
+        Sent("shop", START_US, "arrivals", value=5.0, attributes={"region": region})
+        for region in ("eu", "us")
+    ]
+    other = [Sent("shop", START_US, "depth", value=5.0, attributes={"region": "eu"})]
+    run = driven(Windows(group_by=["region"]), demand + other)
+    assert counts(run) == {("arrivals", ""): 2, ("depth", "region=eu"): 1, ("*", ""): 3}
+
+
 def test_groups_beyond_the_bound_are_counted_as_other() -> None:
     """First come, first served; nothing is lost, and how many events that were is counted."""
     run = driven(

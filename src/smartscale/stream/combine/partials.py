@@ -16,6 +16,8 @@ from numba import njit
 
 from smartscale.records import events as records_events
 from smartscale.records import partials as records
+from smartscale.records.forecasts import ARRIVALS
+from smartscale.records.topics import METRIC
 from smartscale.stream import attributes
 from smartscale.stream.aggregates.protocol import Aggregation, Events
 from smartscale.stream.columns import Ints, State, chosen, to_arrow
@@ -67,7 +69,7 @@ def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_], fami
         labels.append(column.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
         values.append(column.dictionary.to_pylist())
     of_service = np.array([families.of(service) for service in values[1]], np.int64)
-    labels[3], values[3], groups = _grouped(table, labels, values[3], of_service, families)
+    labels[3], values[3], groups = _grouped(table, labels, values, of_service, families)
     pane_us = np.array([family.pane_us for family in families])[of_service]
     events = Events(table)
     pane = np.empty(len(events), np.int64)
@@ -86,16 +88,19 @@ def columns(batches: Sequence[pa.RecordBatch], keep: npt.NDArray[np.bool_], fami
 def _grouped(
     table: pa.Table,
     labels: Sequence[npt.NDArray[np.int32]],
-    names: list[str],
+    values: Sequence[list[str]],
     of_service: Ints,
     families: Families,
 ) -> tuple[npt.NDArray[np.int32], list[str], list[str]]:
-    """Codes of (name, group) for each event, and what they stand for."""
+    """Codes of (name, group) for each event, and what they stand for. The metric of demand, which forecasts and scaling
+    read, is one series a service: it has no groups."""
+    _, _, kinds, names = values
     group, groups = np.zeros(len(labels[3]), np.int64), [""]
     for number, family in enumerate(families):
         if not family.group_by:
             continue
-        concerned = np.flatnonzero(of_service[labels[1]] == number)
+        demand = _is(kinds, METRIC)[labels[2]] & _is(names, ARRIVALS)[labels[3]]
+        concerned = np.flatnonzero((of_service[labels[1]] == number) & ~demand)
         if len(concerned):
             found, texts = attributes.groups(
                 table.column("attributes").chunk(0).take(pa.array(concerned)), family.group_by
@@ -111,6 +116,10 @@ def _grouped(
         [names[i] for i in name_of.tolist()],
         [groups[i] for i in group_of.tolist()],
     )
+
+
+def _is(values: list[str], wanted: str) -> npt.NDArray[np.bool_]:
+    return np.array([value == wanted for value in values], np.bool_)
 
 
 @njit(cache=True, nogil=True)
