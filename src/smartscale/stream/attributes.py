@@ -64,21 +64,29 @@ def groups(column: pa.Array, names: Sequence[str]) -> tuple[npt.NDArray[np.int64
     """
     codes, texts = _distinct(column)
     decode = _decoder(tuple(names)).decode
+    fields = [f"_{i}" for i in range(len(names))]
     numbered: dict[str, int] = {}
+    of_values: dict[tuple[bytes, ...], int] = {}
     of_text = np.empty(len(texts) + 1, np.int64)
     for i, text in enumerate([*texts, "{}"]):
         try:
             found = decode(text)
         except msgspec.MsgspecError:
             found = decode(b"{}")
-        labels = [_label(getattr(found, f"_{j}")) for j in range(len(names))]
-        group = OTHER if None in labels else ",".join(f"{n}={v}" for n, v in zip(names, labels, strict=True))
-        of_text[i] = numbered.setdefault(group, len(numbered))
+        values = tuple([bytes(getattr(found, field)) for field in fields])
+        number = of_values.get(values)
+        if number is None:
+            number = of_values[values] = numbered.setdefault(_group(names, values), len(numbered))
+        of_text[i] = number
     return of_text[codes], list(numbered)
 
 
-def _label(raw: msgspec.Raw) -> str | None:
-    text = bytes(raw)
+def _group(names: Sequence[str], values: Sequence[bytes]) -> str:
+    labels = [_label(value) for value in values]
+    return OTHER if None in labels else ",".join(f"{n}={v}" for n, v in zip(names, labels, strict=True))
+
+
+def _label(text: bytes) -> str | None:
     if text in (b"", b"null"):
         return ""
     if text[:1] in (b"{", b"["):
