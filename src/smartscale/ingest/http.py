@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,8 @@ from smartscale.ingest.server import Request
 from smartscale.ingest.tokens import Denied
 from smartscale.records.events_json import MalformedBody
 from smartscale.telemetry.health import Health
+
+LOG = logging.getLogger(__name__)
 
 _STOPPING: Final = "this process is stopping; send the events again"
 _NO_ROOM: Final = "too many bytes are waiting to be written; send the events again"
@@ -74,6 +77,7 @@ class App:
         self._settings, self._clock, self._health = settings, clock, health
         self._admission, self._gate, self._put, self._access_log = admission, gate, put, access_log
         self._keys = Keys()
+        self._bug_told_s = 0.0
         self.metrics = Metrics(health.registry)
         self.metrics.gauge(
             "waiting_requests", "Requests whose events are not durable yet", lambda: admission.requests
@@ -161,7 +165,8 @@ class App:
             post.request.context = None  # else the two hold each other until a garbage collection
             requests[post.form.name, answer.status] += 1
             self.metrics.seconds.observe(post.form.name, now_s - post.begun_s)
-            self._log(post.request, answer, post.tenant, post.begun_s, outcome)
+            if self._access_log is not None:
+                self._log(post.request, answer, post.tenant, post.begun_s, outcome)
         self.metrics.answered(requests)
         self._count(written)
 
@@ -212,6 +217,7 @@ class App:
     def _verdict(self, outcome: Outcome, form: Format, now_s: float) -> Answer:
         if outcome.error is not None:
             if not isinstance(outcome.error, SmartScaleError):
+                self._tell_bug(outcome.error, now_s)
                 return form.problem(
                     500, f"the body could not be read: {type(outcome.error).__name__}; this is our mistake"
                 )
@@ -229,17 +235,28 @@ class App:
         verdicts.sort(key=lambda verdict: verdict.index)
         return form.result(outcome.accepted, verdicts)
 
+    def _tell_bug(self, error: Exception, now_s: float) -> None:
+        """With its traceback, once a second at most: whoever has found a body that does it may send many."""
+        if now_s - self._bug_told_s >= 1:
+            self._bug_told_s = now_s
+            LOG.error("a body could not be read: this is a bug", exc_info=error)
+
     def _count(self, written: Sequence[Outcome]) -> None:
-        events, refused = Counts[tuple[str, str, str]](), Counts[str]()
-        sizes = Counts[tuple[str, str]]()
+        accepted, sizes = Counts[tuple[str, str]](), Counts[tuple[str, str]]()
+        rest, refused = Counts[tuple[str, str, str]](), Counts[str]()
         for outcome in written:
             tenant, form = outcome.job.tenant, outcome.job.form.name
-            for verdict, count in _verdicts(outcome):
-                if count:
-                    events[tenant, form, verdict] += count
-            refused.update(refusal.code for refusal in outcome.refused)
             sizes[tenant, form] += len(outcome.job.body)
-        self.metrics.judged(events, refused, sizes)
+            if outcome.problem is not None:
+                continue
+            accepted[tenant, form] += outcome.accepted
+            if outcome.repeats:
+                rest[tenant, form, "duplicate"] += len(outcome.repeats)
+            if outcome.refused:
+                rest[tenant, form, "refused"] += len(outcome.refused)
+                refused.update(refusal.code for refusal in outcome.refused)
+        taken = {(tenant, form, "accepted"): count for (tenant, form), count in accepted.items() if count}
+        self.metrics.judged({**taken, **rest}, refused, sizes)
 
     def _log(
         self, request: Request, answer: Answer, tenant: str, begun_s: float, outcome: Outcome | None = None
@@ -247,7 +264,12 @@ class App:
         if self._access_log is None:
             return
         head = request.head
-        counts = dict(_verdicts(outcome)) if outcome is not None and outcome.error is None else {}
+        judged = outcome is not None and outcome.error is None and outcome.problem is None
+        counts = (
+            (outcome.accepted, len(outcome.repeats), len(outcome.refused))
+            if outcome and judged
+            else (0, 0, 0)
+        )
         self._access_log.put(
             Line(
                 wall_ms() * 1000,
@@ -258,9 +280,7 @@ class App:
                 tenant,
                 head.headers.get("content-type", ""),
                 request.arrived,
-                counts.get("accepted", 0),
-                counts.get("duplicate", 0),
-                counts.get("refused", 0),
+                *counts,
                 (monotonic_s() - begun_s) * 1000,
             )
         )
@@ -273,13 +293,6 @@ class App:
 
     def _prometheus(self) -> Answer:
         return Answer(200, generate_latest(self._health.registry), CONTENT_TYPE_LATEST)
-
-
-def _verdicts(outcome: Outcome) -> Iterator[tuple[str, int]]:
-    if outcome.problem is None:
-        yield "accepted", outcome.accepted
-        yield "duplicate", len(outcome.repeats)
-        yield "refused", len(outcome.refused)
 
 
 def _asked(method: str, known: Sequence[str]) -> Answer | None:

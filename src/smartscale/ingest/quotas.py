@@ -49,7 +49,7 @@ class Quotas:
 
     def __init__(self, default: Quota, own: Mapping[str, Quota] | None = None) -> None:
         """``default`` holds for tenants that are not in ``own``."""
-        self._default, self._own = default, own or {}
+        self._default, self._own = _NONE if default == _NONE else default, own or {}
         self._events: dict[str, _Bucket] = {}
         self._bytes: dict[str, _Bucket] = {}
 
@@ -63,7 +63,7 @@ class Quotas:
     def wait_s(self, tenant: str, now_s: float) -> float:
         """Seconds until this tenant may send again; 0.0 now."""
         quota = self._own.get(tenant, self._default)
-        if quota == _NONE:
+        if quota is _NONE:
             return 0.0
         return max(
             _wait_s(self._events, tenant, quota.events_per_s, now_s),
@@ -73,6 +73,8 @@ class Quotas:
     def charge(self, tenant: str, events: int, size: int, now_s: float) -> None:
         """What a request that was let in held."""
         quota = self._own.get(tenant, self._default)
+        if quota is _NONE:
+            return
         if quota.events_per_s:
             _filled(self._events, tenant, quota.events_per_s, now_s).level -= events
         if quota.bytes_per_s:

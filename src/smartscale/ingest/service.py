@@ -11,6 +11,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import secrets
 import socket
 import ssl
@@ -92,6 +93,7 @@ async def _serve(context: Context) -> None:
         context.stop.wait()
         _tell(loop, stopping.set)
 
+    _allow_files(ingest.max_connections)
     server = Server(app, _bounds(ingest))
     await _listen(server, ingest.host, ingest.port, tls_context(ingest))
     _warn_if_open(ingest)
@@ -136,6 +138,21 @@ def _rules(settings: Settings) -> Rules:
         ingest.max_body_bytes,
         user_hasher(ingest.user_key.encode()),
     )
+
+
+def _allow_files(connections: int) -> None:
+    """Raise this process's limit of open files to what its connections need, as far as the system lets it; many start
+    processes with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+_OTHER_FILES: Final = 256
+"""Files and connections beside those of clients: the log's, Python's own."""
 
 
 def _screen(ingest: Ingest) -> Screen:

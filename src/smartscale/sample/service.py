@@ -29,6 +29,7 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 
+from smartscale.client.address import read_token
 from smartscale.client.sender import Sender
 from smartscale.clock import MICROS, Clock, iso, monotonic_s
 from smartscale.errors import ConfigError
@@ -126,7 +127,7 @@ def run(context: Context, load: Load, url: str, sink: Sink | None = None) -> Sum
     load = load.starting_at(start_us)
     with ExitStack() as cleanup:
         if sink is None:
-            sender = Sender(url, context.clock)
+            sender = Sender(url, context.clock, token=read_token(None))
             cleanup.callback(lambda: log.info("events: %s", sender.close(CLOSE_S)))
             sink = sender
         fronts = [
