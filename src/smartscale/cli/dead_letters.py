@@ -115,10 +115,9 @@ def listed(
         for one in shown:
             print_json(_plain(one))
         return
-    table = Table()
-    for heading in ("written", "place", "stage", "reason", "tenant/service", "events"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("detail", ratio=1, min_width=30)
+    table = Table("written", "place", "stage", "reason", "tenant/service", "events", "detail")
+    for column in table.columns:
+        column.overflow = "fold"
     for one in shown:
         letter = one.letter
         about = f"{letter.tenant}/{letter.service}" if letter.tenant or letter.service else letter.source
