@@ -286,6 +286,6 @@ def test_refused_events_are_kept_shown_and_replayed_once_the_limit_is_raised(
     assert json.loads(smartscale(*replay, "--dry-run").stdout)["events"] == 2
     assert json.loads(smartscale(*replay).stdout)["accepted"] == 2
     assert json.loads(smartscale(*replay).stdout)["events"] == 0
-    told = smartscale("dead-letters", "list", *config)
+    told = smartscale("dead-letters", "list", *config, environment={"COLUMNS": "160"})
     assert "too-many-services" in told.stdout
     assert "3 letters of 3 events" in told.stdout
