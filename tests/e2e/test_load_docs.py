@@ -130,6 +130,7 @@ def test_the_token_is_in_the_requests_and_nowhere_else(tmp_path: Path) -> None:
         (["--rate", "max", "--target", "fast"], "write it like p99=50ms"),
         (["--rate", "1", "--token-file", "/nowhere"], "cannot be read as a token"),
         (["--replay", "/nowhere.csv"], "not found"),
+        (["--rate", "1", "--labels", "labels.json"], "truth of a --scenario that ends"),
         (["--scenario", "a.yaml", "--peak", "3"], "are for --replay"),
     ],
 )

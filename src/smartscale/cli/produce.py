@@ -150,6 +150,10 @@ def produce(
     )
     for path in (report, labels):
         _writable(path)
+    if labels and (scenario is None or (rate is not None and for_s is None)):
+        raise UserError(
+            "--labels is the truth of a --scenario that ends: give one, with --for if there is a --rate"
+        )
 
     token = read_token(token_file)
     stop = threading.Event()

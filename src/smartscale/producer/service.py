@@ -52,6 +52,7 @@ def run(
     ``UserError`` for a wrong load or address."""
     Address.of(job.options.url)
     load = jobs.opened(job.spec)
+    truly = truth(load) if isinstance(load, Load) and on_labels is not None else None
     workers = _Workers(job, token) if job.workers > 1 else None
     try:
         if workers is None:
@@ -63,8 +64,8 @@ def run(
         if isinstance(load, Load):
             moved = load.starting_at(begin.world_us)
             faults = marks(true_faults(moved), begin.world_us, begin.reference.real_per_world)
-            if on_labels is not None:
-                on_labels(truth(moved))
+            if truly is not None and on_labels is not None:
+                on_labels(_dated(truly, moved))
         if workers is None:
             pieces = [jobs.share(job, load, begin, stop, on_progress, token)]
         else:
@@ -83,6 +84,11 @@ def run(
         job.options.batch,
     )
     return merged(pieces, setting, faults, job.workers - len(pieces))
+
+
+def _dated(labels: Labels, load: Load) -> Labels:
+    """The labels of a load that has been moved in time: a truth of weeks takes longer than a start may."""
+    return structs.replace(labels, start_us=load.start_us, end_us=load.end_us, faults=true_faults(load))
 
 
 def highest_rate(

@@ -14,7 +14,7 @@ from smartscale.clock import Anchor, parse_iso_us, wall_ms
 from smartscale.errors import PermanentError, RetryableError, UserError
 from smartscale.producer import service
 from smartscale.producer.job import Job, LoadSpec, opened
-from smartscale.producer.labels import Labels
+from smartscale.producer.labels import Labels, truth
 from smartscale.producer.load import Load
 from smartscale.producer.plan import planned
 from smartscale.producer.player import Options, Progress
@@ -67,7 +67,9 @@ def test_a_scenario_is_played_to_its_end_with_its_truth(edge: FakeEdge, tmp_path
     assert [(m.service, m.kind, m.start_s, m.end_s) for m in report.faults] == [
         ("shop", "error_spike", 1, 1.5)
     ]
-    assert [truth.start_us for truth in truths] == [report.setting.start_us]
+    load = opened(LoadSpec(scenario=str(path)))
+    assert isinstance(load, Load)
+    assert truths == [truth(load.starting_at(report.setting.start_us))]
     times = [parse_iso_us(str(event["time"])) for event in edge.received]
     assert abs(min(times) - report.setting.start_us) < 1_000_000
     assert abs(max(times) / 1000 - wall_ms()) < 60_000
