@@ -206,8 +206,6 @@ class Played:
     """The same in its busiest second."""
     held_s: float
     """Real seconds in which requests waited because too much had no answer."""
-    behind_s: float
-    """By how much, at worst, a request was given over after its planned time (real)."""
 
 
 async def play(
@@ -290,7 +288,7 @@ class _Player:
         self._trouble: Counter[str] = Counter()
         self._last_trouble = ""
         self._due_s = reference.real_s
-        self._behind_s = self._most_behind_s = self._held_s = 0.0
+        self._behind_s = self._held_s = 0.0
         self._held_since_s: float | None = None
         self._released_s = 0.0
         """When requests were last let go after having been held."""
@@ -324,7 +322,6 @@ class _Player:
             cpu_mean=meter.mean,
             cpu_peak=max(meter.mean, meter.peak),
             held_s=self._held_s,
-            behind_s=self._most_behind_s,
         )
 
     def _wake(self, instant_s: float) -> None:
@@ -374,7 +371,6 @@ class _Player:
             due_s = now_s
         self._due_s = due_s
         self._behind_s = now_s - due_s
-        self._most_behind_s = max(self._most_behind_s, self._behind_s)
         self._given += stop - start
         self._recorder.given(due_s, now_s - max(due_s, self._released_s), stop - start)
         self._pool.submit(Request(stretch.chunk, start, stop, due_s, now_s))

@@ -137,7 +137,6 @@ def test_a_generator_that_is_late_itself_measures_it() -> None:
         told = played(url, steady(200, 2.5), batch=1, on_progress=lambda progress: time.sleep(0.3))
     assert told.recorder.lag.max_us > 250_000
     assert told.recorder.loop.max_us > 250_000
-    assert told.behind_s > 0.25
 
 
 def test_what_may_be_without_an_answer_is_bounded_and_holding_back_is_told(
