@@ -167,7 +167,7 @@ def produce(
             print_json(found)
         else:
             console.print(found_table(found))
-        sys.exit(0 if found.confirmed or found.limited else 1)
+        sys.exit(0 if found.confirmed else 1)
     app.stop_on_signals(stop)
     write = (lambda truth: truths.write(labels, truth)) if labels else None
     done = sending.run(job, stop, _tell, token, write)

@@ -33,8 +33,8 @@ _LOOK_S: Final = 0.01
 """The loop wakes at least this often, to see whether it can and whether to stop."""
 _BURST: Final = 64
 """Requests sent before the loop turns to answers again; about a millisecond."""
-_AHEAD: Final = 2
-"""Chunks planned ahead, each of a second or more."""
+_AHEAD: Final = 64
+"""Chunks planned ahead: at the highest rates a second of events, and a hundred megabytes."""
 _REASONS: Final = 10
 """Different reasons for refusals that are kept."""
 _PROGRESS_S: Final = 1.0

@@ -114,7 +114,7 @@ class Search:
     confirmations: int = 0
     over: bool = False
     limited: bool = False
-    """It ended because the generator was the limit: the server may sustain more."""
+    """At the lowest rate that was not sustained the generator was in the way: the server may sustain more."""
 
     def after(self, done: Trial) -> Search:
         """The search after the trial it asked for."""
@@ -127,9 +127,7 @@ class Search:
             return replace(self, votes=votes)
         if passed >= 2:
             return self._passed()
-        if sum(vote.limited for vote in votes) >= 2:
-            return replace(self, over=True, limited=True)
-        return self._failed()
+        return replace(self._failed(), limited=sum(vote.limited for vote in votes) >= 2)
 
     def _passed(self) -> Search:
         if self.long:
@@ -171,7 +169,7 @@ class Found(msgspec.Struct, frozen=True):
     confirmed: bool
     """A longer trial at this rate met the target too."""
     limited: bool
-    """The generator was the limit: the server may sustain more."""
+    """At the lowest rate that failed the generator was in the way: the server may sustain more."""
     fails_at_per_s: float | None
     """Lowest rate that was not sustained."""
     accepted_per_s: float

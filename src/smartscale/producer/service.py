@@ -135,7 +135,7 @@ def highest_rate(
     return Found(
         target,
         search.low,
-        search.over and search.long and search.low > 0 and not search.limited,
+        search.over and search.long and search.low > 0,
         search.limited,
         None if search.high == math.inf else search.high,
         best[0].accepted_per_s if best else 0.0,

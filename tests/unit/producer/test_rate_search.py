@@ -60,14 +60,16 @@ def test_one_failure_while_doubling_is_not_believed() -> None:
     assert (search.low, search.rate_per_s) == (1000, 2000)
 
 
-def test_where_the_generator_is_the_limit_the_search_ends_and_says_so() -> None:
-    search = Search(1000.0)
-    search = search.after(outcome(search, True))
-    for _ in range(2):
-        search = search.after(outcome(search, False, limited=True))
-    assert search.over
-    assert search.limited
-    assert search.low == 1000
+def test_where_the_generator_is_the_limit_its_own_highest_rate_is_found_and_said_to_be_it() -> None:
+    """It fails above 5,000 by itself; a server that fails from 3,000 on is the limit, though the generator fails higher."""
+    for server, limited in ((1e9, True), (3000.0, False)):
+        search = Search(1000.0)
+        while not search.over:
+            rate = search.rate_per_s
+            search = search.after(outcome(search, rate <= min(5000, server), limited=rate > 5000))
+        least = min(5000, server)
+        assert least / CLOSE <= search.low <= least
+        assert search.limited == limited
 
 
 def test_what_sustains_nothing_is_given_up() -> None:
