@@ -33,8 +33,9 @@ _LOOK_S: Final = 0.01
 """The loop wakes at least this often, to see whether it can and whether to stop."""
 _BURST: Final = 64
 """Requests sent before the loop turns to answers again; about a millisecond."""
-_AHEAD: Final = 64
-"""Chunks planned ahead: at the highest rates a second of events, and a hundred megabytes."""
+_AHEAD, _AHEAD_S = 64, 2.0
+"""Chunks, and real seconds, that are planned ahead at most: no longer than needed, for planning takes from sending; at the
+highest rates 64 chunks are a second of events, and a hundred megabytes."""
 _REASONS: Final = 10
 """Different reasons for refusals that are kept."""
 _PROGRESS_S: Final = 1.0
@@ -177,7 +178,9 @@ class _Plan:
                 if self._ended.is_set():
                     return
                 if len(chunk):
-                    self._ready.put(self._stretch(chunk))
+                    stretch = self._stretch(chunk)
+                    self._ready.put(stretch)
+                    self._ended.wait(max(0.0, stretch.due_s[0] - _AHEAD_S - monotonic_s()))
             self._ready.put(None)
         except Exception as error:  # noqa: BLE001  # told where the plan is taken
             self._ready.put(error)
