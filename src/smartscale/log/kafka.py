@@ -426,6 +426,14 @@ class KafkaLog:
             self.require(at)
         if not partitions:
             return {}
+        try:
+            return self._listed(partitions, spec)
+        except LogUnavailable:
+            # After a change of leader a client may ask with the leader's old epoch for ever; a new one learns the new one.
+            self._admin = None
+            raise
+
+    def _listed(self, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
         found = self._results(
             "read offsets",
             self._client().list_offsets(
