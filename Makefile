@@ -10,10 +10,11 @@ DEMO := .demo/$(shell date +%Y%m%d-%H%M%S)
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
-setup: $(READY) ## create .venv with the pinned dependencies
+setup: $(READY) ## create .venv with the pinned dependencies, and compile the inner loops
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/smartscale compile
 	@touch $@
 
 demo: $(READY) ## the closed loop on a ramp, a burst and a fault: two minutes, ends by itself

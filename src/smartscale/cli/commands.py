@@ -27,6 +27,7 @@ from smartscale.cli.options import (
     settings,
 )
 from smartscale.cli.percentiles import percentiles
+from smartscale.cli.precompile import compile_all
 from smartscale.cli.produce import produce_cli
 from smartscale.cli.scenarios import scenario_cli
 from smartscale.cli.tokens import tokens_cli
@@ -45,6 +46,7 @@ cli = typer.Typer(
 policy_cli = typer.Typer(help="Scaling policies.", no_args_is_help=True)
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(tokens_cli, name="tokens")
+cli.command("compile", epilog="Example: smartscale compile")(compile_all)
 cli.add_typer(dead_letters_cli, name="dead-letters")
 cli.add_typer(scenario_cli, name="scenario")
 cli.add_typer(produce_cli, name="produce")

@@ -341,3 +341,9 @@ _NO_PLACES: Final[npt.NDArray[np.int64]] = np.zeros(0, dtype=np.int64)
 _NOTHING: Final = Events(
     pa.RecordBatch.from_pylist([], schema=SCHEMA), Identities.of([]), _NO_PLACES, _NO_PLACES
 )
+
+
+def warm_up(rules: Rules) -> None:
+    """Have the compiled pass loaded, or compiled on a machine's first start, before a client waits for it."""
+    body = b'{"service":"a","id":"1","kind":"log","severity":"info"}'
+    decode([Job(JSON, {}, body, received_us=0)], rules, room=1)

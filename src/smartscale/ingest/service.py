@@ -74,7 +74,7 @@ async def _serve(context: Context) -> None:
         context.log,
         context.clock,
         context.health,
-        _rules(context.settings),
+        rules(context.settings),
         _packing(process, ingest),
         _screen(ingest),
         Letters(ingest.dead_letters_per_s),
@@ -129,7 +129,8 @@ def _packing(process: str, ingest: Ingest) -> Packing:
     return Packing(process, ingest.record_events, compressions[ingest.compression])
 
 
-def _rules(settings: Settings) -> Rules:
+def rules(settings: Settings) -> Rules:
+    """What is taken, as the settings say."""
     ingest = settings.ingest
     return Rules(
         round(settings.time.max_future_s * MICROS),

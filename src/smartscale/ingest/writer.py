@@ -19,8 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from smartscale.clock import Clock, monotonic_s
 from smartscale.errors import FatalLogError, SmartScaleError, UnknownTopic
 from smartscale.ingest.batching import Packed, Packing, pack
-from smartscale.ingest.decode import Events, Job, Outcome, Rules, decode
-from smartscale.ingest.formats import JSON
+from smartscale.ingest.decode import Events, Job, Outcome, Rules, decode, warm_up
 from smartscale.ingest.identities import Recent
 from smartscale.ingest.limits import Screen
 from smartscale.ingest.refused import Letters, Refused, messages
@@ -105,7 +104,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._warm_up()
+            warm_up(self._rules)  # before this process calls itself ready
             while self._round():
                 pass
         except Exception as error:  # noqa: BLE001 -- told to whoever waits, then to the service, which raises it
@@ -119,11 +118,6 @@ class Writer(threading.Thread):
                 self._ended = True
             self._report([_given_back(job, self.failure) for job in left])
             self._on_end()
-
-    def _warm_up(self) -> None:
-        """Have the compiled pass loaded, or compiled on a machine's first start, before this process calls itself ready: no
-        client should wait for that."""
-        decode([Job(JSON, {}, b'{"service":"a","id":"1"}', received_us=0)], self._rules, ROUND_BYTES)
 
     def _round(self) -> bool:
         """Write once; False if there is nothing more to come."""

@@ -1,0 +1,58 @@
+"""Every compiled loop, compiled now: a first start then keeps nobody waiting, and an image can be read-only.
+
+What is compiled depends on the types that a loop is called with; so the real stages are run on a handful of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from smartscale.clock import MICROS
+from smartscale.config import Dedup, Settings, Windows
+
+
+def steps() -> Iterator[tuple[str, Callable[[], None]]]:
+    """What there is to compile: each part's name, and what compiles it."""
+    yield "the edge", _edge
+    yield "OTLP spans", _spans
+    yield "the stream processor", _stream
+    yield "the load generator", _load
+
+
+def _edge() -> None:
+    from smartscale.ingest.decode import warm_up
+    from smartscale.ingest.service import rules
+
+    warm_up(rules(Settings()))
+
+
+def _spans() -> None:
+    from smartscale.ingest.otlp import spans
+
+    spans.prepare()
+
+
+def _stream() -> None:
+    from smartscale.testing import Pipeline, Sent
+
+    windows = Windows(aggregates=["requests", "latency", "values", "users"])
+    run = Pipeline(Settings(windows=windows, dedup=Dedup(window_s=20)))
+    for second in range(60):
+        at = run.start_us + second * MICROS
+        run.send(Sent("a", at, id=str(second // 2), latency_us=second, user="u", value=float(second % 2)))
+        run.combine()
+    run.run_to_end()
+
+
+def _load() -> None:
+    from smartscale.producer import job, scenario
+
+    job.warm_up(scenario.load_of(_SCENARIO))
+
+
+_SCENARIO: Final = """
+duration: 1s
+services:
+  - {name: a, rate: 100}
+"""
