@@ -7,7 +7,7 @@ import math
 import random
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -56,6 +56,13 @@ class Poster:
         self._threads: list[threading.Thread] = []
         self.answers: list[tuple[Event, str]] = []
         self.retries = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Send nothing more, however the block ends: the next pipeline may listen on the same port."""
+        self.stop()
 
     def start(self, plan: Iterable[Batch]) -> None:
         """Begin to post; returns at once."""
