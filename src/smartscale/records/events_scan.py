@@ -23,9 +23,8 @@ from numba import njit
 from smartscale.records.events import SCHEMA
 from smartscale.records.events_json import MAX_LABEL, SEVERITIES
 from smartscale.records.octets import PADDING, load64, product
+from smartscale.records.texts import Integers, Octets, string_array, strings
 
-Octets = npt.NDArray[np.uint8]
-Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Reals = npt.NDArray[np.float64]
 Slots = npt.NDArray[np.int32]
@@ -704,23 +703,6 @@ def _scan(
             row, counts[_HARD] = first, first_hard
 
 
-@njit(cache=True, nogil=True)
-def _gathered(data: Octets, at: Integers, sizes: Integers) -> tuple[npt.NDArray[np.int32], Octets]:
-    """Texts (a size of -1 stands for none) as Arrow lays them out: offsets and bytes."""
-    offsets = np.empty(len(at) + 1, np.int32)
-    total = 0
-    for i in range(len(at)):
-        offsets[i] = total
-        total += max(sizes[i], 0)
-    offsets[len(at)] = total
-    octets = np.empty(total, np.uint8)
-    for i in range(len(at)):
-        to, source = offsets[i], at[i]
-        for j in range(sizes[i]):
-            octets[to + j] = data[source + j]
-    return offsets, octets
-
-
 _OPENING: Final = np.frombuffer(b'{"severity":"', dtype=np.uint8)
 
 
@@ -853,7 +835,7 @@ class Scanned:
             "value": pa.array(value, mask=np.isnan(value)),
             "user": self._users(hash_user),
             "identity": identity,
-            "id": _strings(self.data, *self.ids()),
+            "id": strings(self.data, *self.ids()),
             "attributes": self._attributes(),
         }
         return pa.RecordBatch.from_arrays([made[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -861,7 +843,7 @@ class Scanned:
     def _labels(self, column: int, field: int) -> tuple[Integers, pa.StringArray]:
         spans = self.texts[field]
         codes, used = _renumbered(self.rows[:, column], len(spans))
-        return codes, _strings(self.data, spans[used, 0], spans[used, 1])
+        return codes, strings(self.data, spans[used, 0], spans[used, 1])
 
     def _users(self, hash_user: Callable[[str], int]) -> pa.UInt64Array:
         known = self.rows[:, _USER_OF] >= 0
@@ -869,15 +851,15 @@ class Scanned:
         if known.any():
             spans = self.texts[2]
             codes, used = _renumbered(self.rows[known, _USER_OF], len(spans))
-            texts = _strings(self.data, spans[used, 0], spans[used, 1]).to_pylist()
+            texts = strings(self.data, spans[used, 0], spans[used, 1]).to_pylist()
             hashes[known] = np.array([hash_user(text) for text in texts], np.uint64)[codes]
         return pa.array(hashes, mask=~known)
 
     def _attributes(self) -> pa.StringArray:
         size, severity = self.rows[:, _ATTRIBUTES_SIZE], self.rows[:, _SEVERITY_SIZE]
         if (severity < 0).all():
-            return _strings(self.data, self.rows[:, _ATTRIBUTES_AT], size)
-        return _string_array(*_with_severity(self.data, self.rows), (size >= 0) | (severity >= 0))
+            return strings(self.data, self.rows[:, _ATTRIBUTES_AT], size)
+        return string_array(*_with_severity(self.data, self.rows), (size >= 0) | (severity >= 0))
 
 
 def scan(
@@ -960,17 +942,3 @@ def _dictionary(codes: Integers, values: pa.StringArray) -> pa.DictionaryArray:
 
 def _whole(values: Reals, absent: npt.NDArray[np.bool_]) -> pa.Int64Array:
     return pa.array(np.where(absent, 0, values).astype(np.int64), mask=absent)
-
-
-def _strings(data: Octets, at: Integers, sizes: Integers) -> pa.StringArray:
-    return _string_array(*_gathered(data, at, sizes), sizes >= 0)
-
-
-def _string_array(
-    offsets: npt.NDArray[np.int32], octets: Octets, present: npt.NDArray[np.bool_]
-) -> pa.StringArray:
-    absent = len(present) - int(np.count_nonzero(present))
-    valid = pa.py_buffer(np.packbits(present, bitorder="little")) if absent else None
-    return pa.StringArray.from_buffers(
-        len(present), pa.py_buffer(offsets), pa.py_buffer(octets), valid, absent
-    )

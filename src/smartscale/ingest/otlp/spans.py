@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
@@ -29,9 +28,7 @@ from smartscale.ingest.columns import RECEIVED, Columns
 from smartscale.ingest.otlp import events
 from smartscale.records import topics
 from smartscale.records.events_json import MAX_LABEL, Decoded, Limits
-
-Octets = npt.NDArray[np.uint8]
-Integers = npt.NDArray[np.int64]
+from smartscale.records.texts import Integers, Octets, string_array, strings
 
 _U = np.uint64
 _I = cast("Callable[[object], int]", np.int64)
@@ -133,8 +130,8 @@ def _checked(
         or sizes.max() > limits.max_event_bytes - _MARGIN
     ):
         return None
-    names = _texts(data, rows[:, _NAME], rows[:, _NAME_SIZE]).dictionary_encode()
-    users = _texts(data, rows[:, _USER], rows[:, _USER_SIZE])
+    names = strings(data, rows[:, _NAME], rows[:, _NAME_SIZE]).dictionary_encode()
+    users = strings(data, rows[:, _USER], rows[:, _USER_SIZE])
     attributes = _attributes(text, text_ends)
     try:
         for array in (names.dictionary, users, attributes):
@@ -174,29 +171,17 @@ def _checked(
     return Columns(count, batch, rows[:, _ITEM].tolist(), [])
 
 
-def _texts(data: Octets, at: Integers, sizes: Integers) -> pa.StringArray:
-    """Texts of the body; a size of -1 is null."""
-    offsets, octets = _gathered(data, at, sizes)
-    return _strings(offsets, octets, sizes < 0)
-
-
 def _attributes(text: Octets, ends: Integers) -> pa.StringArray:
     """Each event's attributes; null where there are none."""
     offsets = np.concatenate([np.zeros(1, np.int32), ends.astype(np.int32)])
-    return _strings(offsets, text, np.diff(offsets) == 0)
+    return string_array(offsets, text, np.diff(offsets) != 0)
 
 
 def _ids(data: Octets, rows: Integers) -> pa.StringArray:
     size = 48
-    return _strings(
-        np.arange(len(rows) + 1, dtype=np.int32) * size, _hex(data, rows), np.zeros(len(rows), np.bool_)
+    return string_array(
+        np.arange(len(rows) + 1, dtype=np.int32) * size, _hex(data, rows), np.ones(len(rows), np.bool_)
     )
-
-
-def _strings(offsets: npt.NDArray[np.int32], octets: Octets, absent: npt.NDArray[np.bool_]) -> pa.StringArray:
-    valid = pa.py_buffer(np.packbits(~absent, bitorder="little")) if absent.any() else None
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(octets)]
-    return pa.StringArray.from_buffers(len(absent), buffers[1], buffers[2], buffers[0])
 
 
 @njit(cache=True, nogil=True)
@@ -575,19 +560,3 @@ def _hex(data: Octets, rows: Integers) -> Octets:
             out[to], out[to + 1] = _DIGITS[octet >> 4], _DIGITS[octet & 15]
             to += 2
     return out
-
-
-@njit(cache=True, nogil=True)
-def _gathered(data: Octets, at: Integers, sizes: Integers) -> tuple[npt.NDArray[np.int32], Octets]:
-    """Texts as Arrow lays them out: offsets and bytes."""
-    offsets = np.empty(len(at) + 1, np.int32)
-    total = 0
-    for i in range(len(at)):
-        offsets[i] = total
-        total += max(sizes[i], 0)
-    offsets[len(at)] = total
-    octets = np.empty(total, np.uint8)
-    for i in range(len(at)):
-        for j in range(max(sizes[i], 0)):
-            octets[offsets[i] + j] = data[at[i] + j]
-    return offsets, octets
