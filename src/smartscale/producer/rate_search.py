@@ -2,7 +2,8 @@
 
 1. The rate doubles until a trial fails (or halves until one passes): an edge between two rates.
 2. Bisection, geometric, until the two are within ``CLOSE`` of each other.
-3. A trial three times as long confirms the lower one; where it fails, the search goes on a little below.
+3. A trial three times as long confirms the lower one; where it fails, the search goes on below, in steps that double: a
+   short trial passes well above the capacity while the queue is still short of the target.
 
 A single trial proves little on a machine that does other work: while doubling, one that fails is repeated; near the edge,
 two of at most three decide.
@@ -140,7 +141,7 @@ class Search:
         if self.long:
             if self.confirmations + 1 == _CONFIRMATIONS:
                 return replace(self, over=True, low=0.0)
-            below = self.rate_per_s / CLOSE
+            below = self.rate_per_s / CLOSE ** (2**self.confirmations)
             return replace(
                 self,
                 high=self.rate_per_s,

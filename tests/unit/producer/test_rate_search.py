@@ -88,6 +88,16 @@ def test_a_rate_that_a_long_trial_does_not_confirm_is_lowered_a_few_times() -> N
     assert search.confirmations == 4
 
 
+@pytest.mark.parametrize("flattering", [1.1, 1.4, 1.9])
+def test_short_trials_that_flatter_a_server_do_not_hide_its_capacity(flattering: float) -> None:
+    """A queue needs time to reach the target: a short trial can pass at nearly twice the capacity."""
+    search = Search(1000.0)
+    while not search.over:
+        holds = search.rate_per_s <= 2000 * (1 if search.long else flattering)
+        search = search.after(outcome(search, holds))
+    assert 2000 / 1.5 <= search.low <= 2000
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [
