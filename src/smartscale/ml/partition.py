@@ -26,7 +26,8 @@ import numpy.typing as npt
 from smartscale.clock import MICROS
 from smartscale.ml.anomaly import evidence, incidents
 from smartscale.ml.forecast import ensemble
-from smartscale.ml.forecast.ensemble import LEVELS, WARM_UP, Forecaster
+from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
+from smartscale.ml.forecast.mixture import WARM_UP
 from smartscale.ml.series import table
 from smartscale.ml.series.history import Past
 from smartscale.ml.series.rows import Row

@@ -21,15 +21,14 @@ Rows are independent: a series with absurd values harms no other. Nothing here i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from smartscale.ml.forecast import conformal, weighting
-from smartscale.ml.forecast.baselines import DAY_S, WEEK_S, pool
+from smartscale.ml.forecast import conformal, mixture
+from smartscale.ml.forecast.mixture import Mixture
 from smartscale.ml.forecast.protocol import Method, count_noise, to_rate, to_root
 from smartscale.ml.series.history import Past, put
 
@@ -37,8 +36,6 @@ Array = npt.NDArray[np.float64]
 Small = npt.NDArray[np.float32]
 
 LEVELS: Final = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
-MARGIN_STEPS: Final = 64
-"""Columns kept beyond the asked-for history: a day's season also needs the level of a day ago."""
 PRIOR_STEPS: Final = 4.0
 """Weight of the prior spread, in residuals."""
 PRIOR_GROWTH: Final = 0.03
@@ -47,24 +44,17 @@ NOISE_FLOOR: Final = 0.3
 """Spread never falls below this share of a Poisson count's: metronomes exist, but not for ever."""
 SPREAD_STEPS: Final = 30.0
 """The prior's spread looks back this many steps and one horizon: it stands in until the ring has filled."""
-WARM_UP: Final = 12
-"""Values seen before the trend rung, and before any alert: two minutes of 10 s."""
 SCORE_STEPS: Final = 300.0
 """Coverage and skill look back over about this many settled forecasts."""
 
 
 @dataclass(slots=True)
-class State:
+class State(mixture.State):
     """What is known of each series; the first axis of every array is the series.
 
-    A anchors, K methods, G targets (A values and the A - 1 peaks), Q levels, R residuals. ``points`` and ``issued`` hold
-    what awaits its truth: for a horizon of h the h slots ``offset + step % h``."""
+    A anchors, K methods, G targets (A values and the A - 1 peaks), Q levels, R residuals. ``issued`` holds what
+    awaits its truth: for a horizon of h the h slots ``offset + step % h``."""
 
-    past: Small  # (n, width)
-    seen: npt.NDArray[np.int64]  # (n,) values learned
-    memory: Array  # (n, sum of the methods' widths)
-    lost: Array  # (n, A, K)
-    points: Small  # (n, sum of anchors, K)
     issued: Small  # (n, sum of targets' horizons, 1 + Q): mixture, quantiles
     spread: Array  # (n, G, 2): discounted sum of absolute residuals, and of their weights
     ring: Small  # (n, G, R)
@@ -102,29 +92,21 @@ class Forecaster:
     def __init__(self, step_s: float, horizon: int, history_steps: int) -> None:
         self.step_s = step_s
         self.horizon = horizon
-        self.width = history_steps + MARGIN_STEPS
-        self.methods: tuple[Method, ...] = pool(step_s, history_steps)
-        edges = np.cumsum([0, *(method.width for method in self.methods)])
-        self._slices = [slice(int(a), int(b)) for a, b in pairwise(edges)]
-        self.anchors = _anchors(horizon)
-        self._point_slots = [int(x) for x in np.cumsum([0, *self.anchors[:-1]])]
+        self.mixture = Mixture(step_s, horizon, history_steps)
+        self.width = self.mixture.width
+        self.methods: tuple[Method, ...] = self.mixture.methods
+        self.anchors = self.mixture.anchors
         self.targets = _targets(self.anchors)
         self._values = [i for i, target in enumerate(self.targets) if not target.is_peak]
         self._peaks = [0, *(i for i, target in enumerate(self.targets) if target.is_peak)]
-        self._mix = _interpolation(self.anchors, horizon)
         lift = [conformal.peak_shift(t.horizon) if t.is_peak else 0.0 for t in self.targets]
         self._shift = np.array(lift) * count_noise(step_s)
-        self._day, self._week = DAY_S / step_s, WEEK_S / step_s
 
     def fresh(self, n_series: int) -> State:
         """Series of which nothing is known yet."""
-        targets, methods = len(self.targets), len(self.methods)
+        targets, base = len(self.targets), self.mixture.fresh(n_series)
         return State(
-            past=np.full((n_series, self.width), np.nan, np.float32),
-            seen=np.zeros(n_series, np.int64),
-            memory=np.concatenate([method.fresh(n_series) for method in self.methods], axis=1),
-            lost=np.zeros((n_series, len(self.anchors), methods)),
-            points=np.full((n_series, sum(self.anchors), methods), np.nan, np.float32),
+            **{field.name: getattr(base, field.name) for field in fields(base)},
             issued=np.full(
                 (n_series, sum(t.horizon for t in self.targets), 1 + len(LEVELS)), np.nan, np.float32
             ),
@@ -141,7 +123,7 @@ class Forecaster:
         truth = to_root(rates, self.step_s)
         put(state.past, step, truth)
         self._settle(state, step, truth)
-        state.memory = self._learn_methods(state.memory, truth)
+        state.memory = self.mixture.learn(state.memory, truth)
         state.seen = state.seen + ~np.isnan(truth)
         self._issue(state, step)
 
@@ -150,7 +132,7 @@ class Forecaster:
         What awaited its truth is given up."""
         gone = np.arange(max(first, last - self.width + 1), last + 1) % self.width
         state.past[:, gone] = np.nan
-        state.points[:] = np.nan
+        self.mixture.forget(state)
         state.issued[:] = np.nan
 
     def view(self, state: State, memory: Array, step: int, rates: Array) -> Array:
@@ -158,11 +140,11 @@ class Forecaster:
         one will replace it), and changes nothing else of ``state``."""
         root = to_root(rates, self.step_s)
         put(state.past, step, root)
-        return self._learn_methods(memory, root)
+        return self.mixture.learn(memory, root)
 
     def forecast(self, state: State, memory: Array, origin: int) -> Quantiles:
         """Quantiles at ``LEVELS`` for every step ahead of ``origin``. NaN for a series without any value."""
-        path, _, share = self._mixture(state, memory, origin)
+        path, _, share = self.mixture.paths(state, memory, origin)
         offsets = self._offsets(state, path)
         tops = np.maximum.accumulate(path, axis=1)
         values = np.sort(path[:, :, None] + self._between(offsets[:, self._values]), axis=2)
@@ -173,7 +155,7 @@ class Forecaster:
 
     def surprise(self, state: State, memory: Array, origin: int, rates: Array) -> Surprise:
         """How far the values of step ``origin + 1`` are from what was expected of them, see ``Surprise``."""
-        path, _, _ = self._mixture(state, memory, origin, horizon=1)
+        path = self.mixture.paths(state, memory, origin, horizon=1).mixture
         spread = self._spread(state, path)[:, 0]
         ring = conformal.fill(state.ring[:, 0], spread, self._shift[:1])
         residual = to_root(rates, self.step_s) - path[:, 0]
@@ -201,52 +183,14 @@ class Forecaster:
 
     def stage(self, state: State) -> list[str]:
         """The rung of the cold-start ladder each series stands on."""
-        names = {method.name for method in self.methods}
-        rungs = [
-            ("weekly", self._week if "week" in names else np.inf),
-            ("daily", self._day if "day" in names else np.inf),
-            ("trend", WARM_UP),
-            ("naive", 0),
-        ]
-        return [next(name for name, needed in rungs if seen >= needed) for seen in state.seen.tolist()]
+        return self.mixture.stage(state)
 
     # --- the steps ------------------------------------------------------------------------------------------
 
-    def _learn_methods(self, memory: Array, truth: Array) -> Array:
-        parts = [m.learn(memory[:, s], truth) for m, s in zip(self.methods, self._slices, strict=True)]
-        return np.concatenate(parts, axis=1)
-
-    def _mixture(
-        self, state: State, memory: Array, origin: int, horizon: int | None = None
-    ) -> tuple[Array, Array, Array]:
-        """The mixture's path (n, horizon), each method's and its share (n, horizon, K)."""
-        steps = self.horizon if horizon is None else horizon
-        past = Past(state.past, origin)
-        paths = np.stack(
-            [m.forecast(memory[:, s], past, steps) for m, s in zip(self.methods, self._slices, strict=True)],
-            axis=2,
-        )
-        awake = ~np.isnan(paths)
-        at_anchors = np.stack(
-            [
-                weighting.weights(state.lost[:, a], awake[:, min(h, steps) - 1], h)
-                for a, h in enumerate(self.anchors)
-            ],
-            axis=1,
-        )
-        share = np.matmul(self._mix[:steps], at_anchors)  # (n, steps, K)
-        share = np.where(awake, share, 0.0)
-        total = share.sum(axis=2, keepdims=True)
-        share = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
-        path = np.where(total[:, :, 0] > 0, (np.where(awake, paths, 0.0) * share).sum(axis=2), np.nan)
-        return path, paths, share
-
     def _settle(self, state: State, step: int, truth: Array) -> None:
-        for a, h in enumerate(self.anchors):
-            points = state.points[:, self._point_slots[a] + step % h].astype(np.float64)
-            mixture = state.issued[:, self.targets[a].slot + step % h, 0].astype(np.float64)
-            state.lost[:, a] = weighting.charge(state.lost[:, a], points, mixture, truth, h)
-            self._score(state, self.targets[a], step, truth, points[:, 0])
+        for a in range(len(self.anchors)):
+            self._score(state, self.targets[a], step, truth, self.mixture.said(state, step, a)[:, 0])
+        self.mixture.settle(state, step, truth)
         for g, target in enumerate(self.targets):
             actual = truth
             if target.is_peak:
@@ -279,9 +223,9 @@ class Forecaster:
         state.levels[:, g] = conformal.adapt(state.levels[:, g], LEVELS, hit, known, target.horizon)
 
     def _issue(self, state: State, step: int) -> None:
-        path, paths, _ = self._mixture(state, state.memory, step)
-        for a, h in enumerate(self.anchors):
-            state.points[:, self._point_slots[a] + step % h] = paths[:, h - 1]
+        paths = self.mixture.paths(state, state.memory, step)
+        self.mixture.note(state, step, paths)
+        path = paths.mixture
         offsets = self._offsets(state, path)
         tops = np.maximum.accumulate(path, axis=1)
         for g, target in enumerate(self.targets):
@@ -317,7 +261,7 @@ class Forecaster:
 
     def _between(self, at_anchors: Array) -> Array:
         """Anchors to every step: (n, A, Q) to (n, horizon, Q)."""
-        steps: Array = np.matmul(self._mix, at_anchors)
+        steps: Array = np.matmul(self.mixture.between, at_anchors)
         return steps
 
 
@@ -335,23 +279,8 @@ class Surprise:
     p_high: Array
 
 
-def _anchors(horizon: int) -> list[int]:
-    """Up to four horizons, geometric from 1 to the last.
-
-    >>> _anchors(30), _anchors(1)
-    ([1, 3, 10, 30], [1])
-    """
-    return sorted({round(horizon ** (i / 3)) for i in range(4)})
-
-
 def _targets(anchors: list[int]) -> list[Target]:
     plan = [(h, False, a) for a, h in enumerate(anchors)]
     plan += [(h, True, a) for a, h in enumerate(anchors) if h > 1]
     slots = np.cumsum([0, *(h for h, _, _ in plan)])
     return [Target(h, peak, a, int(slot)) for (h, peak, a), slot in zip(plan, slots[:-1], strict=True)]
-
-
-def _interpolation(anchors: list[int], horizon: int) -> Array:
-    """Matrix (horizon, A): each step's shares of the anchors, linear in the square root of the horizon."""
-    steps, at = np.sqrt(np.arange(1, horizon + 1)), np.sqrt(anchors)
-    return np.stack([np.interp(steps, at, unit) for unit in np.eye(len(anchors))], axis=1)
