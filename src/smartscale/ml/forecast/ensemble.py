@@ -87,10 +87,13 @@ class Target:
 class Forecaster:
     """The plan: which methods, horizons and levels. Holds no data; every call is given the ``State``.
 
-    ``step_s`` is the spacing of the series in seconds, ``horizon`` the number of steps ahead."""
+    ``step_s`` is the spacing of the series in seconds, ``horizon`` the number of steps ahead, ``levels`` the quantiles
+    wanted, ascending in (0, 1), 0.05 and 0.95 among them."""
 
-    def __init__(self, step_s: float, horizon: int, history_steps: int) -> None:
+    def __init__(self, step_s: float, horizon: int, history_steps: int, levels: Array = LEVELS) -> None:
         self.step_s = step_s
+        self.levels = levels
+        self._low, self._high = (int(np.searchsorted(levels, level)) for level in (0.05, 0.95))
         self.horizon = horizon
         self.mixture = Mixture(step_s, horizon, history_steps)
         self.width = self.mixture.width
@@ -108,12 +111,12 @@ class Forecaster:
         return State(
             **{field.name: getattr(base, field.name) for field in fields(base)},
             issued=np.full(
-                (n_series, sum(t.horizon for t in self.targets), 1 + len(LEVELS)), np.nan, np.float32
+                (n_series, sum(t.horizon for t in self.targets), 1 + len(self.levels)), np.nan, np.float32
             ),
             spread=np.zeros((n_series, targets, 2)),
             ring=np.full((n_series, targets, conformal.RING), np.nan, np.float32),
             inserted=np.zeros((n_series, targets), np.int64),
-            levels=np.broadcast_to(LEVELS, (n_series, targets, len(LEVELS))).copy(),
+            levels=np.broadcast_to(self.levels, (n_series, targets, len(self.levels))).copy(),
             score=np.zeros((n_series, 4)),
         )
 
@@ -143,7 +146,7 @@ class Forecaster:
         return self.mixture.learn(memory, root)
 
     def forecast(self, state: State, memory: Array, origin: int) -> Quantiles:
-        """Quantiles at ``LEVELS`` for every step ahead of ``origin``. NaN for a series without any value."""
+        """Quantiles at ``levels`` for every step ahead of ``origin``. NaN for a series without any value."""
         path, _, share = self.mixture.paths(state, memory, origin)
         offsets = self._offsets(state, path)
         tops = np.maximum.accumulate(path, axis=1)
@@ -200,7 +203,7 @@ class Forecaster:
     def _score(self, state: State, target: Target, step: int, truth: Array, naive: Array) -> None:
         issued = state.issued[:, target.slot + step % target.horizon].astype(np.float64)
         known = ~np.isnan(truth) & ~np.isnan(issued[:, 0])
-        inside = (truth >= issued[:, 1]) & (truth <= issued[:, 1 + int(np.searchsorted(LEVELS, 0.95))])
+        inside = (truth >= issued[:, 1 + self._low]) & (truth <= issued[:, 1 + self._high])
         now = np.stack(
             [inside, np.abs(truth - issued[:, 0]), np.abs(truth - naive), np.ones(len(truth))], axis=1
         )
@@ -220,7 +223,7 @@ class Forecaster:
         grown = state.spread[:, g] * fade + np.stack([size, np.ones(len(size))], axis=1)
         state.spread[:, g] = np.where(known[:, None], grown, state.spread[:, g])
         hit = actual[:, None] <= issued[:, 1:]
-        state.levels[:, g] = conformal.adapt(state.levels[:, g], LEVELS, hit, known, target.horizon)
+        state.levels[:, g] = conformal.adapt(state.levels[:, g], self.levels, hit, known, target.horizon)
 
     def _issue(self, state: State, step: int) -> None:
         paths = self.mixture.paths(state, state.memory, step)
