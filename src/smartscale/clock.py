@@ -147,3 +147,21 @@ def parse_iso_us(text: str) -> int:
         moment = moment.replace(tzinfo=UTC)
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * MICROS + moment.microsecond
+
+
+def span_text(us: int) -> str:
+    """A duration for people, in at most two units.
+
+    >>> [span_text(us * MICROS) for us in (0, 40, 119, 180, 310, 7_200, 93_000, 200_000)]
+    ['0 s', '40 s', '119 s', '3 min', '5 min', '2 h', '25 h 50 min', '2 d 7 h']
+    """
+    seconds = us // MICROS
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    if minutes < 120:
+        return f"{minutes} min"
+    big, small, names = (minutes // 60, minutes % 60, ("h", "min"))
+    if big >= 48:
+        big, small, names = big // 24, big % 24, ("d", "h")
+    return f"{big} {names[0]} {small} {names[1]}" if small else f"{big} {names[0]}"

@@ -158,7 +158,7 @@ def _forecast_line(record: Record) -> str:
 def _incident_line(record: Record) -> str:
     incident = forecasts.decode_incident(record.value)
     until = f"until {iso(incident.end_us)}" if incident.end_us is not None else "open"
-    return f"{incident.class_} of {incident.service} from {iso(incident.start_us)}, {until}: {incident.text}"
+    return f"{incident.id} {forecasts.headline(incident)}, from {iso(incident.start_us)}, {until}"
 
 
 def _decision_line(record: Record) -> str:

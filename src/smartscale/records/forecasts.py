@@ -47,8 +47,21 @@ LEVEL_SHIFT: Final = "level-shift"
 class Incident(msgspec.Struct, frozen=True):
     """Alerts that belong together. The latest record of an ``id`` is its state; ``end_us`` is None while open.
 
-    ``metric`` was expected in ``[low, high]`` and ``seen``. ``severity`` in (0, 1]. ``class_`` (``class`` on the
-    wire) is what control acts on. ``notify`` is False when the alert budget silenced it."""
+    ``metric`` was ``expected`` in ``[low, high]`` and ``seen``: demand a second, a rate of errors from 0 to 1, or
+    milliseconds. ``class_`` (``class`` on the wire) is what control acts on.
+
+    ``severity`` from 0.05 to 1 is the share of the service that is concerned at worst: of a surge the part of demand that
+    nobody expected (×3: 0.67), of a drop the part that is gone, of a gap 1, of slow answers the part of the time that is new
+    (×3: 0.67), of errors twice the added error rate (half of the answers: 1). The greatest of its kinds; it never falls.
+
+    ``kinds`` are the kinds of evidence behind it, each with its effect at worst: how many times the expected value, of
+    errors the points above. ``probability`` that something is out of the ordinary, None where it was not computed.
+
+    ``notify`` is False where people were not to be told; ``silenced`` says why. Control acts on such an incident as on
+    any other.
+
+    Fields after ``notify`` came later and have defaults, so records without them are read, and older readers pass over
+    them."""
 
     id: str
     tenant: str
@@ -64,8 +77,20 @@ class Incident(msgspec.Struct, frozen=True):
     seen: float | None
     text: str
     notify: bool = True
+    expected: float | None = None
+    kinds: dict[str, float] = {}
+    probability: float | None = None
+    silenced: str = ""
 
 
 encode = msgspec.json.Encoder().encode
 decode_forecast = msgspec.json.Decoder(Forecast).decode
 decode_incident = msgspec.json.Decoder(Incident).decode
+
+
+def headline(incident: Incident) -> str:
+    """An incident in one line, the same wherever it is shown: what it is, how bad, and what was seen."""
+    quiet = "" if incident.notify else f" [not told: {incident.silenced or 'the alert budget was spent'}]"
+    return (
+        f"{incident.class_} of {incident.service}, severity {incident.severity:.2f}: {incident.text}{quiet}"
+    )

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from smartscale.clock import MICROS
-from smartscale.records.forecasts import Incident
+from smartscale.records.forecasts import Incident, headline
 
 
 class Injected(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ def judge(
         verdicts.append(Verdict(fault.service, fault.kind, expected, right is not None, delay_s, classes))
     explained = {state.id for state in told for fault in injected if belongs(fault, state)}
     others = {state.id: state for state in told if state.id not in explained}
-    return verdicts, [f"{state.class_} of {state.service}: {state.text}" for state in others.values()]
+    return verdicts, [headline(state) for state in others.values()]
 
 
 def table(summary: Summary) -> Table:

@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from smartscale.clock import MICROS
 from smartscale.errors import SchemaError
 from smartscale.log.port import Record
 from smartscale.records import forecasts, metrics, schema, topics
@@ -203,13 +202,3 @@ def sparkline(values: list[float], width: int = 24) -> str:
     shown = values[-width:]
     top = max(shown, default=0.0)
     return "".join(_BARS[round(v / top * (len(_BARS) - 1))] if top > 0 else _BARS[0] for v in shown)
-
-
-def age_text(us: int) -> str:
-    """A duration in words of one unit.
-
-    >>> [age_text(us) for us in (5_000_000, 180_000_000)]
-    ['5 s', '3 min']
-    """
-    seconds = us // MICROS
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"

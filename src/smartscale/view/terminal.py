@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from smartscale.clock import iso
-from smartscale.view.model import Model, Service, age_text, band_text, sparkline
+from smartscale.clock import iso, span_text
+from smartscale.view.model import Model, Service, band_text, sparkline
 
 
 class Books(Protocol):
@@ -149,7 +149,7 @@ def _incidents(shown: Shown) -> Table:
     for incident in shown.model.open_incidents[:4]:
         table.add_row(
             Text(f"{incident.class_} of {incident.service}", style="red"),
-            age_text(max(0, shown.now_us - incident.start_us)),
+            span_text(max(0, shown.now_us - incident.start_us)),
             incident.text,
         )
     if not shown.model.open_incidents:

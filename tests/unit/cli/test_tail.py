@@ -50,7 +50,9 @@ def test_an_incident_is_told_with_its_class_and_words() -> None:
         "i1", "default", "shop", "fault", 0, None, 0, 0.9, "error_rate", 0.0, 0.01, 0.3, "errors are at 30 %"
     )
     text = tail.line(record(forecasts.encode(incident), schema.INCIDENT))
-    assert text == "metrics/0@7  fault of shop from 1970-01-01T00:00:00Z, open: errors are at 30 %"
+    assert text == (
+        "metrics/0@7  i1 fault of shop, severity 0.90: errors are at 30 %, from 1970-01-01T00:00:00Z, open"
+    )
 
 
 def test_a_third_partys_json_is_printed_as_it_is() -> None:

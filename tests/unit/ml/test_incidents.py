@@ -86,7 +86,9 @@ def test_an_incident_is_told_when_it_opens_and_when_it_closes() -> None:
     assert (last.start_us, last.end_us, last.updated_us) == (3 * STEP_US, 7 * STEP_US, 10 * STEP_US)
     assert first.id == last.id
     assert (first.metric, first.low, first.high, first.seen) == ("arrivals", 80.0, 120.0, 300.0)
-    assert first.text == "arrivals 300.0/s, expected 100.0/s (80.0 to 120.0)"
+    assert first.text == "arrivals 300 /s for 10 s, expected 100 /s (80 to 120)"
+    assert last.text == "arrivals 300 /s for 40 s, expected 100 /s (80 to 120)"
+    assert (first.expected, first.kinds) == (100.0, {SURGE: 3.0})
 
 
 def test_a_fault_says_how_bad_in_words_and_numbers() -> None:
@@ -94,7 +96,18 @@ def test_a_fault_says_how_bad_in_words_and_numbers() -> None:
     opened = told("..%%%")[0]
     assert opened.metric == "error_rate"
     assert opened.severity == pytest.approx(0.58)
-    assert opened.text == "error rate 30.0%, usually 1.0%"
+    assert opened.text == "error rate 30.0 % for 10 s, usually 1.0 % (up to 6.0 %)"
+
+
+def test_the_last_record_tells_all_that_was_seen() -> None:
+    """Errors that ended first, and slow answers that went on; each with its own time."""
+    last = told("..%%%~~~~......")[-1]
+    assert last.text == (
+        "error rate 30.0 % for 30 s, usually 1.0 % (up to 6.0 %); "
+        "p99 latency 400 ms for 70 s, usually 100 ms (up to 150)"
+    )
+    assert last.kinds == {ERRORS: pytest.approx(0.29), LATENCY: 4.0}
+    assert last.end_us == 9 * STEP_US
 
 
 def test_a_surge_that_stays_is_told_once_as_a_level_shift() -> None:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 import xxhash
 
+from smartscale.clock import span_text
 from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, RULES, SURGE, ZERO
 from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
 
@@ -65,10 +66,11 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class Open(msgspec.Struct, frozen=True):
-    """The open incident of a service, as last told."""
+    """The open incident of a service, as last told, and everything confirmed since it began: of each kind the worst."""
 
     told: Incident
     since: int
+    signs: tuple[Watch, ...] = ()
 
 
 class Track(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,11 +121,13 @@ def step(
     ended = [w for w in watches if now - w.last >= QUIET]
     lasting = [w for w in watches if w.confirmed and now - w.since >= LASTING[w.kind]]
     alive = [w for w in watches if w not in ended and w not in lasting]
-    told = _tell(track, service, alive, ended, lasting, now, step_us)
+    signs = _signs(track, [*alive, *ended, *lasting])
+    told = _tell(track, service, alive, ended, lasting, signs, now, step_us)
     if told is not None and track.open is None:
         told = msgspec.structs.replace(told, notify=notify)
     still = told or (track.open.told if track.open else None)
-    opened = Open(still, track.open.since if track.open else now) if still and still.end_us is None else None
+    since = track.open.since if track.open else now
+    opened = Open(still, since, signs) if still and still.end_us is None else None
     low, high = (
         _calm_band(track, alive, by_kind) if opened and not track.open else (track.calm_low, track.calm_high)
     )
@@ -207,39 +211,59 @@ def _expected(sight: Sight, track: Track, now: int) -> bool:
     return sight.kind == DROP and sight.seen >= low / RULES[DROP].effect
 
 
+def _signs(track: Track, watches: list[Watch]) -> tuple[Watch, ...]:
+    """Of each kind confirmed since the incident began the worst, the most telling kind first."""
+    worst = {w.kind: w for w in track.open.signs} if track.open else {}
+    for watch in watches:
+        known = worst.get(watch.kind)
+        if watch.confirmed and (known is None or _severity(watch) >= _severity(known)):
+            worst[watch.kind] = watch
+    return tuple(sorted(worst.values(), key=lambda w: list(_CLASS_OF).index(w.kind)))
+
+
 def _tell(
     track: Track,
     service: Service,
     alive: list[Watch],
     ended: list[Watch],
     lasting: list[Watch],
+    signs: tuple[Watch, ...],
     now: int,
     step_us: int,
 ) -> Incident | None:
     confirmed = [w for w in alive if w.confirmed]
     end_us = now * step_us
     if confirmed:
-        return _open_or_update(track, service, confirmed, end_us, now, step_us)
+        return _open_or_update(track, service, confirmed, signs, end_us, now, step_us)
     if track.open is None:
         return None
+    before = track.open.told
     shift = next((w for w in lasting if w.kind in (SURGE, DROP)), None)
     if shift is not None:
-        incident = _describe(service, [shift], LEVEL_SHIFT, track.open.told.start_us, end_us)
-        return _keep(track.open.told, incident, end_us)
+        incident = _describe(service, (shift,), LEVEL_SHIFT, before.start_us, end_us, step_us)
+        text = f"{incident.text}: taken as the new level"
+        return _keep(before, msgspec.structs.replace(incident, text=text), end_us)
     last = max((w.last for w in (*lasting, *ended) if w.confirmed), default=now)
-    return msgspec.structs.replace(track.open.told, end_us=last * step_us, updated_us=end_us)
+    incident = _describe(service, signs, before.class_, before.start_us, end_us, step_us)
+    return _keep(before, incident, last * step_us)
 
 
 def _open_or_update(
-    track: Track, service: Service, confirmed: list[Watch], end_us: int, now: int, step_us: int
+    track: Track,
+    service: Service,
+    confirmed: list[Watch],
+    signs: tuple[Watch, ...],
+    end_us: int,
+    now: int,
+    step_us: int,
 ) -> Incident | None:
     class_ = _class(track, service, confirmed, now)
     if track.open is None:
         start_us = (min(w.since for w in confirmed) - 1) * step_us
-        return _describe(service, confirmed, class_, start_us, end_us)
+        return _describe(service, signs, class_, start_us, end_us, step_us)
     before = track.open.told
     class_ = class_ if _may_become(before.class_, class_, now - track.open.since) else before.class_
-    incident = _keep(before, _describe(service, confirmed, class_, before.start_us, end_us), None)
+    incident = _keep(before, _describe(service, signs, class_, before.start_us, end_us, step_us), None)
     changed = incident.class_ != before.class_ or incident.severity >= before.severity + WORSE
     return incident if changed else None
 
@@ -262,13 +286,20 @@ def _may_become(before: str, after: str, age: int) -> bool:
 def _keep(before: Incident, now: Incident, end_us: int | None) -> Incident:
     """``now`` as the next record of the incident ``before``."""
     return msgspec.structs.replace(
-        now, id=before.id, notify=before.notify, end_us=end_us, severity=max(before.severity, now.severity)
+        now,
+        id=before.id,
+        notify=before.notify,
+        silenced=before.silenced,
+        end_us=end_us,
+        severity=max(before.severity, now.severity),
     )
 
 
-def _describe(service: Service, watches: list[Watch], class_: str, start_us: int, now_us: int) -> Incident:
-    named = sorted(watches, key=lambda w: list(_CLASS_OF).index(w.kind))
-    main = named[0]
+def _describe(
+    service: Service, signs: tuple[Watch, ...], class_: str, start_us: int, now_us: int, step_us: int
+) -> Incident:
+    """An incident with these signs, at least one, the most telling first."""
+    main = signs[0]
     label = f"{service.tenant}\x1f{service.service}\x1f{start_us}"
     return Incident(
         id=f"inc-{xxhash.xxh3_64_hexdigest(label.encode())[:12]}",
@@ -278,20 +309,39 @@ def _describe(service: Service, watches: list[Watch], class_: str, start_us: int
         start_us=start_us,
         end_us=None,
         updated_us=now_us,
-        severity=max(_severity(w) for w in named),
+        severity=max(_severity(w) for w in signs),
         metric=_METRIC.get(main.kind, service.demand),
         low=main.low,
         high=main.high,
         seen=main.worst,
-        text="; ".join(_sentence(w, service.demand) for w in named),
+        text="; ".join(_sentence(w, service.demand, step_us) for w in signs),
+        expected=main.expected,
+        kinds={w.kind: round(min(effect(w), MOST), 3) for w in signs},
     )
 
 
 _METRIC: Final = {ERRORS: "error_rate", LATENCY: "latency_p99_ms"}
+MOST: Final = 1e6
+"""Effects are told up to here: JSON has no infinity."""
+
+
+def effect(watch: Watch) -> float:
+    """How many times the expected value the worst one is (of a drop: is of it), of errors the points above; in the unit of
+    ``evidence.RULES``."""
+    worst, usual = watch.worst, watch.expected
+    match watch.kind:
+        case "drop":
+            return usual / max(worst, 1e-9)
+        case "zero":
+            return 1.0
+        case "errors":
+            return worst - usual
+        case _:
+            return worst / max(usual, 1e-9)
 
 
 def _severity(watch: Watch) -> float:
-    """Share of the worst value that is beyond the usual, from 0.05 to 1; an error rate counts double."""
+    """Share of the service that is concerned at worst, from 0.05 to 1; see ``records.forecasts.Incident``."""
     worst, usual = watch.worst, watch.expected
     part = {
         SURGE: 1 - usual / max(worst, 1e-9),
@@ -303,10 +353,28 @@ def _severity(watch: Watch) -> float:
     return round(min(1.0, max(0.05, part)), 3)
 
 
-def _sentence(watch: Watch, demand: str) -> str:
+def _sentence(watch: Watch, demand: str, step_us: int) -> str:
+    """What was seen at worst, what was expected, and for how long, with units."""
+    lasted = span_text((watch.last - watch.since + 1) * step_us)
     if watch.kind == ERRORS:
-        return f"error rate {watch.worst:.1%}, usually {watch.expected:.1%}"
+        seen, usual = f"error rate {_percent(watch.worst)}", _percent(watch.expected)
+        return f"{seen} for {lasted}, usually {usual} (up to {_percent(watch.high)})"
     if watch.kind == LATENCY:
-        return f"p99 latency {watch.worst:.0f} ms, usually {watch.expected:.0f} ms"
-    seen = f"{demand} {watch.worst:.1f}/s" if watch.worst > 0 else f"no {demand}"
-    return f"{seen}, expected {watch.expected:.1f}/s ({watch.low:.1f} to {watch.high:.1f})"
+        seen, usual = f"p99 latency {_amount(watch.worst)} ms", _amount(watch.expected)
+        return f"{seen} for {lasted}, usually {usual} ms (up to {_amount(watch.high)})"
+    seen = f"{demand} {_amount(watch.worst)} /s" if watch.worst > 0 else f"no {demand}"
+    band = f"{_amount(watch.low)} to {_amount(watch.high)}"
+    return f"{seen} for {lasted}, expected {_amount(watch.expected)} /s ({band})"
+
+
+def _amount(value: float) -> str:
+    """Three digits, whole numbers from a thousand on.
+
+    >>> [_amount(x) for x in (0.04567, 23.12, 300.0, 12345.6)]
+    ['0.0457', '23.1', '300', '12,346']
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
