@@ -60,4 +60,4 @@ def test_an_incident_elsewhere_or_at_another_time_is_told_as_another() -> None:
         [state("fault", 10), state("fault", 20)],
         [state("fault", 300)],
     ):
-        assert found(*others) == (False, None, [f"fault of {others[0].service}: text"])
+        assert found(*others) == (False, None, [f"fault of {others[0].service}, severity 0.90: text"])
