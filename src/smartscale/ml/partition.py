@@ -16,8 +16,9 @@ the records after a snapshot gives the same state, forecasts and incidents.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, overload
 
 import msgspec
 import numpy as np
@@ -28,22 +29,24 @@ from smartscale.ml.anomaly import evidence, incidents
 from smartscale.ml.forecast import ensemble
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
-from smartscale.ml.series import table
+from smartscale.ml.series import cells, table
+from smartscale.ml.series.cells import Cells
 from smartscale.ml.series.history import Past
+from smartscale.ml.series.register import Key, Name, Places, Register
 from smartscale.ml.series.rows import Row
 from smartscale.records import forecasts
 from smartscale.records.forecasts import Forecast, Incident
 from smartscale.records.metrics import Progress
 
 Array = npt.NDArray[np.float64]
+Small = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 DAY_US: Final = 86_400 * MICROS
 ROSE: Final = 1.25
 """Demand has risen when it is this many times its mean of 10 to 40 steps ago: overload is then its consequence."""
-Name = tuple[str, str]
-"""Tenant and service."""
-Key = tuple[str, str, str]
-"""Tenant, service and series."""
+BLOCK: Final = 256
+"""Series forecast at once: their arrays fit the cache, and what is needed in passing stays small."""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -55,15 +58,15 @@ class Budget(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class State:
-    """See the module. ``services`` and ``series`` give the rows of ``usual`` and ``models``."""
+    """See the module. ``who`` gives the rows of ``usual`` (services) and of ``models`` (series)."""
 
     models: ensemble.State
     usual: evidence.Baseline
-    services: list[Name] = field(default_factory=list)
-    series: list[Key] = field(default_factory=list)
-    last_row: dict[Name, int] = field(default_factory=dict)
-    """Latest step a service had a row for."""
-    waiting: dict[int, dict[Key, Row]] = field(default_factory=dict)
+    who: Register = field(default_factory=Register)
+    last_row: list[int] = field(default_factory=list)
+    """Latest step each service had a row for."""
+    waiting: dict[int, Cells] = field(default_factory=dict)
+    """Rows of steps not yet learned."""
     begin: int | None = None
     """The first step there was anything for."""
     learned: int | None = None
@@ -74,12 +77,80 @@ class State:
     """Services that were not calm at a step not yet learned: such steps do not become usual."""
     budget: Budget = field(default_factory=Budget)
 
+    @property
+    def services(self) -> list[Name]:
+        return self.who.services
+
+    @property
+    def series(self) -> list[Key]:
+        return self.who.series
+
+    def cells(self, at: int) -> Cells:
+        """The rows of a step, a cell a series."""
+        return cells.fit(self.waiting.get(at), len(self.series))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecasts(Sequence[Forecast]):
+    """The forecasts of one origin, made into records one by one: those of thousands of series are millions of floats.
+
+    Arrays have a row a series; ``values`` and ``peaks`` are as in ``ensemble.Quantiles``."""
+
+    origin_us: int
+    step_s: float
+    series: list[tuple[int, Key]]
+    """Those forecast, and their rows."""
+    values: Small
+    peaks: Small
+    weights: Small
+    methods: list[str]
+    stages: list[str]
+    coverage: Array
+    skill: Array
+    anomaly: Array
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @overload
+    def __getitem__(self, at: int) -> Forecast: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Forecast]: ...
+    def __getitem__(self, at: int | slice) -> Forecast | list[Forecast]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        row, (tenant, service, series) = self.series[at]
+        used = np.flatnonzero(self.weights[row] >= 0.0005).tolist()
+        return Forecast(
+            tenant=tenant,
+            service=service,
+            series=series,
+            origin_us=self.origin_us,
+            step_s=self.step_s,
+            levels=_LEVELS,
+            values=_rounded(self.values[row]),
+            peaks=_rounded(self.peaks[row]),
+            stage=self.stages[row],
+            coverage=_known(self.coverage[row]),
+            skill=_known(self.skill[row]),
+            models={self.methods[k]: round(float(self.weights[row, k]), 3) for k in used},
+            anomaly=round(float(self.anomaly[row]), 4),
+        )
+
+    def __iter__(self) -> Iterator[Forecast]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a progress record led to. ``forecasts`` is empty unless a new step was reached."""
 
-    forecasts: list[Forecast] = field(default_factory=list)
+    forecasts: Sequence[Forecast] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
 
 
@@ -104,23 +175,23 @@ class Models:
         at = row.end_us // self.step_us
         if state.learned is not None and at <= state.learned:
             return
-        rows = state.waiting.setdefault(at, {})
-        key = (row.tenant, row.service, row.series)
-        known = rows.get(key)
-        if known is None or (row.revision, row.final) >= (known.revision, known.final):
-            rows[key] = row
+        place = state.who.row((row.tenant, row.service, row.series))
+        kept = state.waiting.get(at)
+        if kept is None:
+            kept = cells.fresh(len(state.series))
+        state.waiting[at] = cells.put(kept, place, row)
 
     def advance(self, state: State, progress: Progress) -> Outcome:
         """Move to where the windows are; ``state`` is changed in place."""
         certain = progress.watermark_us // self.step_us
         reached = max(certain, progress.provisional_us // self.step_us)
         closed = min(progress.final_us // self.step_us, reached)
-        if not any(at <= reached for at in state.waiting) and not state.series:
+        if state.newest is None and not any(at <= reached for at in state.waiting):
             return Outcome()
         if state.newest is None or state.learned is None:
             state.begin = min(state.waiting)
             state.newest = state.learned = state.begin - 1
-        self._welcome(state, reached)
+        self._welcome(state)
         told: list[Incident] = []
         before = state.newest
         score = np.zeros(len(state.services))
@@ -128,59 +199,45 @@ class Models:
             self._pass_over(state, reached, closed)
             at = state.newest + 1
             self._learn_until(state, min(closed, at - 1))
-            memory = self._view(state)
             score = np.zeros(len(state.services))
             if at <= certain:
-                score, found = self._judge(state, memory, at)
+                score, found = self._judge(state, self._view(state), at)
                 told += found
             state.newest = at
         self._learn_until(state, closed)
-        reached_new = state.newest > before
-        made = (
-            self._forecast(state, dict(zip(state.services, score.tolist(), strict=True)))
-            if reached_new
-            else []
-        )
+        made = self._forecast(state, score) if state.newest > before else []
         return Outcome(made, told + self._retire(state))
 
     # --- members --------------------------------------------------------------------------------------------
 
-    def _welcome(self, state: State, reached: int) -> None:
-        """Rows for services and series seen for the first time, in the order of their records."""
-        known, series = set(state.services), set(state.series)
-        for at in sorted(state.waiting):
-            if at > reached:
-                break
-            for key in state.waiting[at]:
-                name = key[:2]
-                if name not in known:
-                    known.add(name)
-                    state.services.append(name)
-                if key not in series:
-                    series.add(key)
-                    state.series.append(key)
-                state.last_row[name] = max(at, state.last_row.get(name, at))
-        if len(state.series) > len(state.models.seen):
-            table.join(state.models, self.forecaster.fresh(len(state.series) - len(state.models.seen)))
-            table.join(state.usual, evidence.fresh(len(state.services) - len(state.usual.seen)))
+    def _welcome(self, state: State) -> None:
+        """Rows for services and series seen for the first time, and when each service was seen last."""
+        missing = len(state.series) - len(state.models.seen)
+        for first in range(0, missing, BLOCK):
+            table.join(state.models, self.forecaster.fresh(min(BLOCK, missing - first)))
+        table.join(state.usual, evidence.fresh(len(state.services) - len(state.usual.seen)))
+        state.last_row += [-1] * (len(state.services) - len(state.last_row))
+        last, owners = np.array(state.last_row, np.int64), state.who.owners
+        for at in state.waiting:
+            present = owners[state.cells(at)["rank"] >= 0]
+            last[present] = np.maximum(last[present], at)
+        state.last_row = last.tolist()
 
     def _retire(self, state: State) -> list[Incident]:
-        """Forget services without a row for the whole history, so that memory follows the living."""
+        """Forget services without a row for the whole history; newcomers take their rows, so that memory follows the
+        living."""
         newest = state.newest or 0
-        gone = {n for n, at in state.last_row.items() if at < newest - self.history_steps}
-        if not gone:
-            return []
-        told = []
-        for name in gone:
+        last, told = np.array(state.last_row, np.int64), []
+        for place in np.flatnonzero((last >= 0) & (last < newest - self.history_steps)).tolist():
+            name = state.services[place]
             track = state.tracks.pop(name, None)
             if track is not None and track.open is not None:
                 end_us = newest * self.step_us
                 told.append(msgspec.structs.replace(track.open.told, end_us=end_us, updated_us=end_us))
-            del state.last_row[name]
-        table.keep(state.models, np.array([key[:2] not in gone for key in state.series], np.bool_))
-        table.keep(state.usual, np.array([name not in gone for name in state.services], np.bool_))
-        state.series = [key for key in state.series if key[:2] not in gone]
-        state.services = [name for name in state.services if name not in gone]
+            state.last_row[place] = -1
+            freed = np.array(state.who.forget(place), np.int64)
+            table.put(state.models, freed, self.forecaster.fresh(len(freed)))
+            table.put(state.usual, np.array([place]), evidence.fresh(1))
         return told
 
     # --- learning -------------------------------------------------------------------------------------------
@@ -201,14 +258,19 @@ class Models:
         assert state.learned is not None
         while state.learned < last:
             at = state.learned + 1
-            rows = state.waiting.pop(at, {})
-            sure = {key: row for key, row in rows.items() if row.final and row.complete}
-            self.forecaster.learn(state.models, at, self._rates(state, sure))
+            now = state.cells(at)
+            sure = np.asarray(now["final"] & now["complete"], np.bool_)
+            rates = cells.rates(now, sure)
+            for rows in _blocks(len(rates)):
+                part = table.part(state.models, rows)
+                self.forecaster.learn(part, at, rates[rows])
+                table.put_back(state.models, rows, part)
             quiet = np.ones(len(state.services), np.bool_)
             for name in state.unquiet.pop(at, []):
-                if name in state.last_row:
-                    quiet[state.services.index(name)] = False
-            state.usual = evidence.learn(state.usual, self._observed(state, sure, set()), quiet)
+                if (place := state.who.place(name)) is not None:
+                    quiet[place] = False
+            state.usual = evidence.learn(state.usual, self._observed(state, now, sure), quiet)
+            state.waiting.pop(at, None)
             state.learned = at
 
     def _view(self, state: State) -> Array:
@@ -217,38 +279,37 @@ class Models:
         assert state.learned is not None
         memory = state.models.memory
         for at in range(state.learned + 1, state.newest + 1):
-            sure = {key: row for key, row in state.waiting.get(at, {}).items() if row.complete}
-            memory = self.forecaster.view(state.models, memory, at, self._rates(state, sure))
+            now = state.cells(at)
+            rates = cells.rates(now, now["complete"])
+            moved = np.empty_like(memory)
+            for rows in _blocks(len(rates)):
+                part = table.part(state.models, rows)
+                moved[rows] = self.forecaster.view(part, memory[rows], at, rates[rows])
+            memory = moved
         return memory
-
-    def _rates(self, state: State, rows: dict[Key, Row]) -> Array:
-        """A step's values of all series, NaN where there is no row."""
-        return np.array([rows[key].value if key in rows else np.nan for key in state.series], np.float64)
 
     # --- judging --------------------------------------------------------------------------------------------
 
     def _judge(self, state: State, memory: Array, at: int) -> tuple[Array, list[Incident]]:
         """The score of every service at step ``at``, and the incidents to be told."""
-        rows = {key: row for key, row in state.waiting.get(at, {}).items() if row.complete}
-        surprise = self.forecaster.surprise(state.models, memory, at - 1, self._rates(state, rows))
+        now = state.cells(at)
+        rates = cells.rates(now, now["complete"])
+        demand = np.full((5, len(rates)), np.nan)
+        for rows in _blocks(len(rates)):
+            part = table.part(state.models, rows)
+            new = self.forecaster.surprise(part, memory[rows], at - 1, rates[rows])
+            demand[:, rows] = new.expected, new.low, new.high, new.p_low, new.p_high
         main = self._demand(state)
-        observed = self._observed(state, rows, present={key[:2] for key in state.waiting.get(at, {})})
-        demand = evidence.Demand(
-            surprise.expected[main],
-            surprise.low[main],
-            surprise.high[main],
-            surprise.p_low[main],
-            surprise.p_high[main],
-        )
-        found = evidence.judge(state.usual, observed, demand, self.step_s, state.models.seen[main] >= WARM_UP)
+        known = (main >= 0) & (_at(state.models.seen, main, 0) >= WARM_UP)
+        observed = self._observed(state, now, now["complete"])
+        expected = evidence.Demand(*(_at(values, main, np.nan) for values in demand))
+        found = evidence.judge(state.usual, observed, expected, self.step_s, known)
         return found.score, self._incidents(state, found, main, at)
 
-    def _incidents(
-        self, state: State, found: evidence.Evidence, main: npt.NDArray[np.int64], at: int
-    ) -> list[Incident]:
+    def _incidents(self, state: State, found: evidence.Evidence, main: Places, at: int) -> list[Incident]:
         raised = np.logical_or.reduce([found.raised[kind] for kind in evidence.KINDS])
-        index = {name: i for i, name in enumerate(state.services)}
-        busy = {*np.flatnonzero(raised).tolist(), *(index[name] for name in state.tracks if name in index)}
+        tracked = [state.who.place(name) for name in state.tracks]
+        busy = {*np.flatnonzero(raised).tolist(), *(place for place in tracked if place is not None)}
         risen = self._risen(state, found.seen[evidence.SURGE], main, at) if busy else raised
         told: list[Incident] = []
         for i in sorted(busy):
@@ -284,87 +345,81 @@ class Models:
                 state.unquiet.setdefault(at, []).append(name)
         return told
 
-    def _demand(self, state: State) -> npt.NDArray[np.int64]:
+    def _demand(self, state: State) -> Places:
         """The row of each service's demand: its arrivals, once there are enough of them to judge by, else its
-        rate."""
-        rows = {key: i for i, key in enumerate(state.series)}
-        seen = state.models.seen
-        main = []
-        for tenant, service in state.services:
-            arrivals = rows.get((tenant, service, forecasts.ARRIVALS))
-            rate = rows.get((tenant, service, forecasts.RATE))
-            if rate is None or (arrivals is not None and seen[arrivals] >= min(WARM_UP, seen[rate])):
-                assert arrivals is not None
-                main.append(arrivals)
-            else:
-                main.append(rate)
-        return np.array(main, np.int64)
+        rate; -1 for rows without a service."""
+        rate, arrivals = state.who.rows_of(forecasts.RATE), state.who.rows_of(forecasts.ARRIVALS)
+        seen_rate, seen_arrivals = _at(state.models.seen, rate, 0), _at(state.models.seen, arrivals, 0)
+        told = (arrivals >= 0) & (seen_arrivals >= np.minimum(WARM_UP, seen_rate))
+        return np.where(told | (rate < 0), arrivals, rate)
 
-    def _observed(self, state: State, rows: dict[Key, Row], present: set[Name]) -> evidence.Observed:
-        """``present``: services with any row at this step, uncertain ones too; the others are missing."""
-        main = self._demand(state)
-        demand = self._rates(state, rows)[main]
-        interactions = [rows.get((*name, forecasts.RATE)) for name in state.services]
-        known = [row if row is not None and row.count else None for row in interactions]
+    def _observed(self, state: State, now: Cells, certain: Mask) -> evidence.Observed:
+        """What was seen of every service at one step, from the cells that are ``certain``. A service without any row,
+        an uncertain one too, is missing."""
+        rate = state.who.rows_of(forecasts.RATE)
+        missing = np.ones(len(state.services), np.bool_)
+        missing[state.who.owners[now["rank"] >= 0]] = False
+        count = _at(np.where(certain, now["count"], np.nan), rate, np.nan)
+        some = count > 0
         return evidence.Observed(
-            demand=demand,
-            missing=np.array([name not in present for name in state.services], np.bool_),
-            count=np.array([row.count if row else np.nan for row in known], np.float64),
-            errors=np.array([row.errors if row else np.nan for row in known], np.float64),
-            p99_ms=np.array(
-                [
-                    np.nan if row is None or row.latency_p99_ms is None else row.latency_p99_ms
-                    for row in known
-                ],
-                np.float64,
-            ),
+            demand=_at(cells.rates(now, certain), self._demand(state), np.nan),
+            missing=missing,
+            count=np.where(some, count, np.nan),
+            errors=np.where(some, _at(now["errors"], rate, np.nan), np.nan),
+            p99_ms=np.where(some, _at(now["p99_ms"], rate, np.nan), np.nan),
         )
 
-    def _risen(
-        self, state: State, seen: Array, main: npt.NDArray[np.int64], at: int
-    ) -> npt.NDArray[np.bool_]:
-        earlier = Past(state.models.past[main], at - 1).between(at - 40, at - 10)
+    def _risen(self, state: State, seen: Array, main: Places, at: int) -> Mask:
+        earlier = Past(state.models.past, at - 1).between(at - 40, at - 10)[main]
         known = ~np.isnan(earlier)
         mean = (np.where(known, earlier, 0.0) ** 2).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         return np.asarray(known.any(axis=1) & (seen >= ROSE * mean), np.bool_)
 
     # --- forecasting ----------------------------------------------------------------------------------------
 
-    def _forecast(self, state: State, score: dict[Name, float]) -> list[Forecast]:
+    def _forecast(self, state: State, score: Array) -> Forecasts:
+        """``score`` of every service at the newest step."""
         assert state.newest is not None
-        plan, origin = self.forecaster, state.newest
-        found = plan.forecast(state.models, self._view(state), origin)
-        coverage, skill = plan.coverage(state.models), plan.skill(state.models)
-        stages, names = plan.stage(state.models), [method.name for method in plan.methods]
-        values, peaks = _round(found.values), _round(found.peaks)
-        sound = ~np.isnan(found.values[:, 0, 0] + found.peaks[:, -1, -1])
-        levels = LEVELS.tolist()
-        return [
-            Forecast(
-                tenant=tenant,
-                service=service,
-                series=series,
-                origin_us=origin * self.step_us,
-                step_s=self.step_s,
-                levels=levels,
-                values=values[i].tolist(),
-                peaks=peaks[i].tolist(),
-                stage=stages[i],
-                coverage=_known(coverage[i]),
-                skill=_known(skill[i]),
-                models={
-                    n: round(float(w), 3) for n, w in zip(names, found.weights[i], strict=True) if w >= 0.0005
-                },
-                anomaly=round(score[(tenant, service)], 4),
-            )
-            for i, (tenant, service, series) in enumerate(state.series)
-            if sound[i]
-        ]
+        plan, origin, memory = self.forecaster, state.newest, self._view(state)
+        size, names = len(state.series), [method.name for method in plan.methods]
+        values = np.empty((size, plan.horizon, len(LEVELS)), np.float32)
+        peaks, weights = np.empty_like(values), np.empty((size, len(names)), np.float32)
+        for rows in _blocks(size):
+            found = plan.forecast(table.part(state.models, rows), memory[rows], origin)
+            values[rows], peaks[rows], weights[rows] = found.values, found.peaks, found.weights
+        sound = np.isfinite(values[:, 0, 0]) & np.isfinite(peaks[:, -1, -1])
+        return Forecasts(
+            origin_us=origin * self.step_us,
+            step_s=self.step_s,
+            series=[(row, key) for row, key in state.who.known() if sound[row]],
+            values=values,
+            peaks=peaks,
+            weights=weights,
+            methods=names,
+            stages=plan.stage(state.models),
+            coverage=plan.coverage(state.models),
+            skill=plan.skill(state.models),
+            anomaly=_at(score, state.who.owners, 0.0),
+        )
 
 
-def _round(rates: Array) -> Array:
+_LEVELS: Final[list[float]] = LEVELS.tolist()
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    """Rows in blocks, always at the same borders: what comes out does not depend on how many series there are."""
+    return (slice(first, min(first + BLOCK, size)) for first in range(0, size, BLOCK))
+
+
+def _at(values: Array | npt.NDArray[np.int64], rows: Places, missing: float) -> Array:
+    """The value at each of ``rows``, ``missing`` for -1."""
+    return np.where(rows >= 0, values[rows], missing)
+
+
+def _rounded(rates: Small) -> list[list[float]]:
     """To 1e-4 a second: short on the wire, finer than one event an hour."""
-    return np.asarray(np.round(rates, 4), np.float64)
+    rounded: list[list[float]] = np.round(rates.astype(np.float64), 4).tolist()
+    return rounded
 
 
 def _known(value: float) -> float | None:

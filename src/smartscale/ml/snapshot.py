@@ -18,10 +18,11 @@ import numpy as np
 
 from smartscale.errors import SchemaError
 from smartscale.ml.anomaly.incidents import Track
-from smartscale.ml.partition import Budget, Key, Models, Name, State
+from smartscale.ml.partition import Budget, Models, State
 from smartscale.ml.series import table
+from smartscale.ml.series.cells import CELL
 from smartscale.ml.series.history import Past
-from smartscale.ml.series.rows import Row
+from smartscale.ml.series.register import Key, Name, Register
 from smartscale.ml.series.table import PackedArray
 
 CHUNK_BYTES: Final = 448 << 10
@@ -30,7 +31,7 @@ BLOCK: Final = 256
 """Steps in a block of the past: 10,000 series are 10 MB."""
 
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -50,8 +51,8 @@ class Head(msgspec.Struct, frozen=True):
     offset: int
     services: list[Name]
     series: list[Key]
-    last_row: list[tuple[Name, int]]
-    waiting: list[tuple[int, list[Row]]]
+    last_row: list[int]
+    waiting: list[tuple[int, bytes]]
     begin: int | None
     learned: int | None
     newest: int | None
@@ -112,8 +113,8 @@ def save(
         offset=offset,
         services=state.services,
         series=state.series,
-        last_row=list(state.last_row.items()),
-        waiting=[(at, list(rows.values())) for at, rows in state.waiting.items()],
+        last_row=state.last_row,
+        waiting=[(at, cells.tobytes()) for at, cells in state.waiting.items()],
         begin=state.begin,
         learned=state.learned,
         newest=newest,
@@ -146,10 +147,8 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
     state.models = models.forecaster.fresh(len(head.series))
     table.unpack(state.models, head.models)
     table.unpack(state.usual, head.usual)
-    state.services, state.series, state.last_row = head.services, head.series, dict(head.last_row)
-    state.waiting = {
-        at: {(row.tenant, row.service, row.series): row for row in rows} for at, rows in head.waiting
-    }
+    state.who, state.last_row = Register(head.services, head.series), head.last_row
+    state.waiting = {at: np.frombuffer(rows, CELL).copy() for at, rows in head.waiting}
     state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
     width = state.models.past.shape[1]

@@ -205,7 +205,8 @@ def test_a_long_outage_is_passed_over_at_once() -> None:
 
 
 def test_a_service_without_rows_for_the_whole_history_is_forgotten() -> None:
-    """Memory follows the living; an incident it had open is closed."""
+    """An incident it had open is closed, and the next newcomer takes its rows, knowing nothing of it: memory follows
+    the living."""
     plan = models()
     state = plan.fresh()
     found = []
@@ -214,9 +215,13 @@ def test_a_service_without_rows_for_the_whole_history_is_forgotten() -> None:
         if step <= 30:
             plan.take(state, row(step, 20.0))
         found += plan.advance(state, progress(step)).incidents
-    assert state.services == [("default", "api")]
-    assert len(state.models.seen) == len(state.series) == 1
     assert found[-1].end_us is not None
+    plan.take(state, row(450, 5.0, service="new"))
+    made = plan.advance(state, progress(450)).forecasts
+    assert [f.service for f in made] == ["api", "new"]
+    assert made[1].values[0][3] == pytest.approx(5.0, rel=0.05)
+    assert state.services == [("default", "api"), ("default", "new")]
+    assert len(state.models.seen) == len(state.series) == 2
 
 
 @pytest.mark.parametrize("cut", [5, 40, 70, 99])
