@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from smartscale.clock import MICROS, parse_iso_us
+from smartscale import history_csv
+from smartscale.clock import MICROS
 from smartscale.errors import ConfigError
 
 Micros = npt.NDArray[np.int64]
@@ -63,22 +58,22 @@ class RateCurve:
 def from_csv(path: Path, peak_per_s: float | None, column: str = "requests") -> RateCurve:
     """The curve of a CSV (``.gz`` too) with columns ``timestamp`` (ISO 8601, start of the interval) and ``column``.
 
-    The interval is the most frequent distance between neighbouring rows; missing rows and empty cells are filled
-    by linear interpolation, because they mean that nobody counted, not that nobody came. The curve is scaled so that its
-    largest rate equals ``peak_per_s``; None: as it was counted. Raises ``ConfigError`` naming file, line and remedy.
+    Missing rows and empty cells are filled by linear interpolation, because they mean that nobody counted, not that
+    nobody came. The curve is scaled so that its largest rate equals ``peak_per_s``; None: as it was counted. Raises
+    ``ConfigError`` naming file, line and remedy.
     """
     if peak_per_s is not None and not peak_per_s > 0:
         raise ConfigError(f"peak of {peak_per_s} requests/s: must be greater than 0 (--peak)")
-    times, values = _read_rates(path, column)
-    if len(times) < 2:
+    rows = history_csv.read_rows(path, column)
+    known = ~np.isnan(rows.values)
+    if known.sum() < 2:
         raise ConfigError(f"file {path}: needs at least two rows with a value in column {column!r}")
-    order = np.argsort(times, kind="stable")
-    times, values = times[order], values[order]
-    steps, counts = np.unique(np.diff(times), return_counts=True)
-    steps, counts = steps[steps > 0], counts[steps > 0]
-    if not len(steps):
+    distinct = np.unique(rows.times_us)
+    times, where = np.unique(rows.times_us[known], return_index=True)
+    values = rows.values[known][where]
+    if len(times) < 2:
         raise ConfigError(f"file {path}: all rows have the same timestamp; give the start of each interval")
-    interval_us = int(steps[counts.argmax()])
+    interval_us = history_csv.step_of(distinct)
     grid = np.arange(times[0], times[-1] + 1, interval_us, dtype=np.int64)
     filled = np.interp(grid - times[0], times - times[0], values)
     if not filled.max() > 0:
@@ -89,50 +84,3 @@ def from_csv(path: Path, peak_per_s: float | None, column: str = "requests") -> 
     return RateCurve(
         int(times[0]), interval_us, counted if peak_per_s is None else filled * (peak_per_s / filled.max())
     )
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """A text file for a ``with`` block, decompressed if it is gzip. Raises ``ConfigError``, there and in the block, if
-    it cannot be read."""
-    try:
-        with path.open("rb") as probe:
-            packed = probe.read(2) == b"\x1f\x8b"
-        text: IO[str] = (gzip.open if packed else open)(
-            path, "rt", encoding="utf-8-sig", errors="replace", newline=""
-        )
-        with text:
-            yield text
-    except FileNotFoundError:
-        raise ConfigError(f"file {path}: not found; check the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"file {path}: damaged gzip data: {error}; fetch the file again") from error
-    except OSError as error:
-        raise ConfigError(f"file {path}: cannot be read: {error}") from error
-
-
-def _read_rates(path: Path, column: str) -> tuple[Micros, Rates]:
-    times, values = [], []
-    with open_text(path) as text:
-        rows = csv.DictReader(text)
-        for name in ("timestamp", column):
-            if name not in (rows.fieldnames or ()):
-                raise ConfigError(
-                    f"file {path}: no column {name!r} in the header {rows.fieldnames}; "
-                    "a CSV of rates needs timestamp and a count"
-                )
-        for row in rows:
-            if not row[column]:
-                continue
-            try:
-                times.append(parse_iso_us(row["timestamp"] or ""))
-                values.append(float(row[column]))
-            except ValueError as error:
-                raise ConfigError(
-                    f"file {path}, line {rows.line_num}: {error}; mend or remove the line"
-                ) from error
-            if not 0 <= values[-1] < float("inf"):
-                raise ConfigError(
-                    f"file {path}, line {rows.line_num}: {column} must be finite and not negative"
-                )
-    return np.array(times, dtype=np.int64), np.array(values, dtype=np.float64)

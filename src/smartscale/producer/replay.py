@@ -32,6 +32,7 @@ from smartscale.producer.chunk import Chunk, of_events
 from smartscale.producer.load import Load, of_curve
 from smartscale.producer.services import Service
 from smartscale.records.events_json import MAX_LABEL, EventIn
+from smartscale.text_file import open_text
 
 _SUCCESS: Final = frozenset({"ok", "success", "succeed", "succeeded", "true"})
 _CHUNK: Final = 1000
@@ -84,7 +85,7 @@ class Recording:
         moments: list[int] = []
         events: list[EventIn] = []
         copies = self._copies()
-        with rates.open_text(self.path) as lines:
+        with open_text(self.path) as lines:
             for number, (moment_us, event) in enumerate(self.read(lines, self.service, self.skipped)):
                 count = next(copies)
                 due_us = start_us + round((moment_us - self.start_us) / self.speed)
@@ -132,7 +133,7 @@ def open_load(
     A curve of rates is scaled to a peak of ``peak_per_s`` (requests/s as they are sent); without it, to ``scale`` times what
     was counted. Of single requests there are ``scale`` for each, and no peak is taken. ``service`` names what has no
     service of its own. Raises ``ConfigError`` if the file cannot be read or is neither."""
-    with rates.open_text(path) as lines:
+    with open_text(path) as lines:
         first = next((line for line in lines if line.strip()), "")
     columns = next(csv.reader([first]), [])
     if {"timestamp", "requests"} <= set(columns):
@@ -151,7 +152,7 @@ def open_load(
             "and requests, a CSV of single requests with a column timestamp, an access log (common, combined, Envoy or "
             "JSON), or an OpenStack log"
         )
-    with rates.open_text(path) as lines:
+    with open_text(path) as lines:
         skipped = Skipped()
         start = next(iter(read(lines, service, skipped)), None)
     if start is None:

@@ -1,0 +1,124 @@
+"""``smartscale evaluate forecasts``: nothing is seen before its time, and every score is what its definition says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from typer.testing import CliRunner
+
+from smartscale.cli.commands import cli
+from smartscale.clock import MICROS, iso
+from smartscale.evaluate.forecasts import baselines, rolling
+from smartscale.evaluate.forecasts.rolling import Forecasts, Plan
+from smartscale.history_csv import History, read
+
+Array = npt.NDArray[np.float64]
+PLAN = Plan(horizons=(2, 6), origins=12)
+
+
+def counts(steps: int = 240, seed: int = 1) -> Array:
+    """Requests in 10 minutes, with a daily wave (144 steps) and a gap."""
+    rng = np.random.default_rng(seed)
+    values = rng.poisson(50 * (1.5 + np.sin(np.arange(steps) * 2 * np.pi / 144))).astype(np.float64)
+    values[40:44] = np.nan
+    return values
+
+
+def write(path: Path, values: Array, step_s: int = 600) -> Path:
+    rows = [
+        f"{iso(i * step_s * MICROS)},{'' if np.isnan(value) else f'{value:g}'}"
+        for i, value in enumerate(values.tolist())
+    ]
+    path.write_text("timestamp,requests\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def run(*words: object) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Exit code and what ``--json`` printed."""
+    done = CliRunner().invoke(cli, ["evaluate", "forecasts", "--json", *(str(word) for word in words)])
+    return done.exit_code, json.loads(done.stdout) if done.stdout else {}
+
+
+def everything(history: History) -> tuple[npt.NDArray[np.int64], dict[str, Forecasts]]:
+    at = rolling.origins(history.values, PLAN)
+    ours = rolling.roll(history, PLAN, at)
+    return at, {"ours": ours, **baselines.baselines(history.values, history.step_s, PLAN, at)}
+
+
+def test_noise_in_place_of_the_future_changes_no_forecast_made_before_it(tmp_path: Path) -> None:
+    """::
+
+    values    ████████████████████│░░░░░░░░  ░ is noise in the second file
+    origins       o  o  o  o  o  o│ o  o     the six left of the line forecast the same
+    """
+    values = counts()
+    at, before = everything(read(write(tmp_path / "a.csv", values)))
+    cut = int(at[5])
+    values[cut + 1 :] = np.random.default_rng(2).uniform(0, 1e6, len(values) - cut - 1)
+    same, after = everything(read(write(tmp_path / "b.csv", values)))
+    assert same[:6].tolist() == at[:6].tolist()
+    for name, made in before.items():
+        np.testing.assert_array_equal(made.values[:6], after[name].values[:6], err_msg=name)
+        np.testing.assert_array_equal(made.peaks[:6], after[name].peaks[:6], err_msg=name)
+        assert not np.array_equal(made.values[8:], after[name].values[8:]), name
+
+
+def test_a_file_s_result_does_not_depend_on_the_others_given(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.csv", counts()), write(tmp_path / "b.csv", counts(300, 2) * 1000)
+    alone = run(a, "--origins", 6, "--horizons", "3")[1]["files"]
+    beside = run(b, a, "--origins", 6, "--horizons", "3")[1]["files"]
+    assert alone[0] == beside[1]
+
+
+def test_every_origin_and_step_is_in_the_csv_with_the_file_s_own_timestamps(tmp_path: Path) -> None:
+    file, out = write(tmp_path / "a.csv", counts()), tmp_path / "out.csv"
+    code, told = run(file, "--origins", 7, "--horizons", "2,4", "--forecasts", out)
+    assert code == 0
+    rows = list(csv.DictReader(out.open()))
+    assert list(rows[0]) == [
+        "file", "origin", "timestamp", "step", *(f"q{level:02d}" for level in range(5, 100, 5)), "q99",
+    ]  # fmt: skip
+    assert len(rows) == 7 * 4
+    assert {row["file"] for row in rows} == {str(file)}
+    stamps = [line.split(",")[0] for line in file.read_text().splitlines()[1:]]
+    for row in rows:
+        assert stamps.index(row["timestamp"]) == stamps.index(row["origin"]) + int(row["step"])
+        quantiles = [float(row[name]) for name in list(row)[4:]]
+        assert quantiles == sorted(quantiles)
+        assert quantiles[0] >= 0
+    found = told["files"][0]
+    assert [found["first_origin"], found["last_origin"]] == [rows[0]["origin"], rows[-1]["origin"]]
+
+
+def test_a_bad_file_does_not_lose_the_others(tmp_path: Path) -> None:
+    good, bad, short = (tmp_path / name for name in ("good.csv", "bad.csv", "short.csv"))
+    write(good, counts())
+    write(short, counts(8))
+    bad.write_text("timestamp,requests\n2024-01-01T00:00:00Z,1\n2024-01-01T00:01:00Z,many\n")
+    code, told = run(bad, good, short, "--origins", 5, "--horizons", "3,9")
+    assert code == 2
+    assert [one["file"] for one in told["files"]] == [str(good)]
+    errors = [one["error"] for one in told["errors"]]
+    assert "bad.csv, line 3: " in errors[0]
+    assert "short.csv: has 8 steps: too few" in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--horizons", "0,5"], "numbers of steps of at least 1"),
+        (["--values", "sums"], "use counts or rates"),
+        (["--step", "0"], "must be above 0"),
+        (["--forecasts", "/nowhere/out.csv"], "cannot be written"),
+    ],
+)
+def test_wrong_options_are_told(tmp_path: Path, words: list[str], said: str) -> None:
+    file = write(tmp_path / "a.csv", counts())
+    done = CliRunner().invoke(cli, ["evaluate", "forecasts", str(file), *words])
+    assert said in str(done.exception)
