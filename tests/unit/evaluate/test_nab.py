@@ -84,8 +84,8 @@ class TestByHand:
         told = nab_scores([file(100, [(50, 59)], {index: 1.0})], 0.5)[STANDARD]
         assert told.raw == pytest.approx(-1 + 0.11 * sigmoid(place))
 
-    def test_from_three_window_lengths_behind_it_costs_all(self) -> None:
-        told = nab_scores([file(100, [(50, 59)], {86: 1.0, 99: 1.0})], 0.5)[STANDARD]
+    def test_beyond_three_window_lengths_behind_it_costs_all(self) -> None:
+        told = nab_scores([file(100, [(50, 59)], {87: 1.0, 99: 1.0})], 0.5)[STANDARD]
         assert told.raw == pytest.approx(-1 - 0.22)
 
     def test_distance_is_from_the_window_just_before(self) -> None:
@@ -174,8 +174,8 @@ def by_the_rules(one: Scored, threshold: float, profile: str) -> float:
         if one.scores[at] < threshold or any(at in window for window in windows):
             continue
         before = [window for window in windows if window[-1] < at]
-        place = (at - before[-1][-1]) / max(len(before[-1]) - 1, 1) if before else 3.0
-        raw += A_FP[profile] * (sigmoid(place) if place < 3 else -1.0)
+        place = (at - before[-1][-1]) / max(len(before[-1]) - 1, 1) if before else 9.0
+        raw += A_FP[profile] * (sigmoid(place) if place <= 3 else -1.0)
     return raw
 
 

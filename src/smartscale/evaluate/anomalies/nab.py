@@ -46,7 +46,7 @@ PROBATION_LONGEST: Final = 5000
 STEEPNESS: Final = 5.0
 """Of the sigmoid: a detection at a window's edge is worth 0 and at its start 0.987 before scaling."""
 FAR: Final = 3.0
-"""Window lengths behind a window from where a false detection costs all of A_FP."""
+"""Window lengths behind a window beyond which a false detection costs all of A_FP."""
 NEVER: Final = 1.1
 """The threshold at which nothing is detected, as scores end at 1."""
 OUTSIDE: Final = -1
@@ -213,7 +213,7 @@ def judged_spans(files: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> Judg
     worths, windows = [], []
     n_windows = 0
     for n, spans in files:
-        place = np.full(n, FAR)
+        place = np.full(n, np.inf)
         window = np.full(n, OUTSIDE, np.int64)
         start = probation(n)
         for rank, (first, last) in enumerate(spans):
@@ -238,13 +238,13 @@ def judged_spans(files: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> Judg
 
 
 def curve(place: Floats) -> Floats:
-    """The scaled sigmoid: 0.987 at -1, 0 at 0, -1 from ``FAR`` on.
+    """The scaled sigmoid: 0.987 at -1, 0 at 0, -1 beyond ``FAR``.
 
-    >>> curve(np.array([-1.0, -0.5, 0.0, 1.0, 3.0])).round(5).tolist()
+    >>> curve(np.array([-1.0, -0.5, 0.0, 1.0, np.inf])).round(5).tolist()
     [0.98661, 0.84828, 0.0, -0.98661, -1.0]
     """
     near = np.minimum(place, FAR)
-    return np.where(place >= FAR, -1.0, 2.0 / (1.0 + np.exp(STEEPNESS * near)) - 1.0)
+    return np.where(place > FAR, -1.0, 2.0 / (1.0 + np.exp(STEEPNESS * near)) - 1.0)
 
 
 def normalised(raw: float, profile: Profile, n_windows: int) -> float:
