@@ -49,8 +49,8 @@ def vus_pr(
     """The volume for one series, in [0, 1]; None without a labelled point, as recall has no meaning then.
 
     ``labels`` and ``scores`` have shape (n,); higher scores are stranger, only their order matters. Raises ``ValueError``
-    if a score is NaN or the shapes differ. Cost: one sort, and for each buffer length a pass over the points within reach of a
-    stretch.
+    if a score is NaN or the shapes differ. Cost: one sort, and for each buffer length a pass over the points within
+    reach of a stretch.
 
     >>> labels = np.array([0, 0, 1, 1, 0, 0, 0, 0], bool)
     >>> round(vus_pr(labels, labels.astype(float), longest_buffer=0), 3)
@@ -65,24 +65,21 @@ def vus_pr(
     stretches = runs(labels)
     levels = np.sort(scores)[::-1][np.linspace(0, len(scores) - 1, n_thresholds).astype(np.int64)]
     rank = np.searchsorted(-levels, -scores)  # the first threshold that detects the point
-    detected = np.cumsum(np.bincount(rank, minlength=n_thresholds)[:n_thresholds]).astype(np.float64)
-    inside = np.cumsum(np.bincount(rank[labels], minlength=n_thresholds)[:n_thresholds])
     near, nearest, second = _reach(stretches, len(labels), longest_buffer // 2)
-    areas = [
-        _area(
-            levels,
-            detected,
-            inside,
-            np.cumsum(
-                np.bincount(
-                    rank[near], _degrees(nearest, second, buffer), minlength=n_thresholds
-                )[:n_thresholds]
-            ),
-            _peaks(scores, stretches, buffer // 2),
-            int(labels.sum()),
-        )
-        for buffer in range(longest_buffer + 1)
-    ]  # fmt: skip
+
+    def up_to(points: Indices | slice, degrees: Floats | None = None) -> Floats:
+        """Sum of the points' degrees (1 each without) at each threshold, shape (n_thresholds,)."""
+        return np.cumsum(np.bincount(rank[points], degrees, n_thresholds).astype(np.float64))
+
+    detected, inside, n_labelled = up_to(slice(None)), up_to(np.flatnonzero(labels)), int(labels.sum())
+    areas = []
+    for buffer in range(longest_buffer + 1):
+        around = up_to(near, _degrees(nearest, second, buffer))
+        true = inside + around
+        peaks = np.sort(_peaks(scores, stretches, buffer // 2))
+        found = 1.0 - np.searchsorted(peaks, levels, side="left") / len(peaks)
+        recall = np.minimum(true / (n_labelled + around / 2), 1.0) * found
+        areas.append(np.dot(np.diff(recall, prepend=0.0), true / detected))
     return float(np.mean(areas))
 
 
@@ -94,16 +91,6 @@ def runs(labels: npt.NDArray[np.bool_]) -> Indices:
     """
     edges = np.flatnonzero(np.diff(labels.astype(np.int8), prepend=0, append=0))
     return np.stack([edges[::2], edges[1::2] - 1], axis=1)
-
-
-def _area(
-    levels: Floats, detected: Floats, inside: Indices, around: Floats, peaks: Floats, n_labelled: int
-) -> float:
-    """Under the curve of one buffer length: each step of recall times the precision after it."""
-    true = inside + around
-    found = np.searchsorted(-np.sort(peaks)[::-1], -levels, side="right") / len(peaks)
-    recall = np.minimum(true / (n_labelled + around / 2), 1.0) * found
-    return float(np.dot(np.diff(recall, prepend=0.0), true / detected))
 
 
 def _reach(stretches: Indices, n: int, reach: int) -> tuple[Indices, Indices, Indices]:
