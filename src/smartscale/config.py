@@ -18,7 +18,9 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from smartscale.errors import ConfigError
+from smartscale import calendars
+from smartscale.errors import ConfigError, UserError
+from smartscale.records.people import Mute
 
 _SECRET = frozenset({"user_key", "kafka"})
 """Settings that no log line, error or traceback may show."""
@@ -207,7 +209,21 @@ class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     snapshot_s: float = 30.0
     """Real. How often the state is written to the log."""
     alerts_per_day: int = 20
-    """Notifications a day at most, over all services; control reads the unsilenced state."""
+    """Notifications a day at most, over all services; control reads the unsilenced state. Each partition has its share, so
+    give at least ``topics.partials`` of them."""
+    zone: str = "UTC"
+    """Time zone (IANA name) of the day of ``alerts_per_day``, and of ``ml.muted`` that name none."""
+    country: str = ""
+    """Whose holidays those of ``ml.muted`` are that name none: DE, or with a region DE-BY."""
+    muted: list[Mute] = []
+    """``[[ml.muted]]``: when people want to hear nothing of some incidents, once or again and again."""
+
+    def mutes(self) -> tuple[Mute, ...]:
+        """``muted``, with time zone and country."""
+        return tuple(
+            msgspec.structs.replace(mute, zone=mute.zone or self.zone, country=mute.country or self.country)
+            for mute in self.muted
+        )
 
 
 class Control(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -431,6 +447,8 @@ def _check(settings: Settings) -> None:
             "windows.for has patterns of more than 2000 characters in all: use fewer rules",
         ),
         (settings.ml.horizon_steps >= 1, "ml.horizon_steps must be at least 1"),
+        (settings.ml.alerts_per_day >= 0, "ml.alerts_per_day must not be negative; 0 tells nobody anything"),
+        *_calendar_rules(settings.ml),
     ]
     for rule in settings.windows.rules:
         where = f"windows.for {rule.services!r}"
@@ -446,6 +464,20 @@ def _check(settings: Settings) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(f"settings: {message}")
+
+
+def _calendar_rules(ml: Ml) -> list[tuple[bool, str]]:
+    try:
+        calendars.zone(ml.zone)
+    except UserError as error:
+        return [(False, f"ml.zone: {error}")]
+    found = [(place, calendars.problem(mute)) for place, mute in enumerate(ml.mutes())]
+    names = [mute.name for mute in ml.muted]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [
+        *((wrong is None, f"ml.muted[{place}] {names[place]!r}: {wrong}") for place, wrong in found),
+        (not twice, f"ml.muted: two are called {', '.join(map(repr, twice))}; give each a name of its own"),
+    ]
 
 
 def _window_rules(

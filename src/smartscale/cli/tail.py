@@ -12,7 +12,7 @@ from smartscale import config
 from smartscale.clock import iso
 from smartscale.errors import SchemaError, UserError
 from smartscale.log.port import Log, Record, TopicPartition
-from smartscale.records import decisions, events, forecasts, metrics, partials, schema
+from smartscale.records import decisions, events, forecasts, metrics, partials, people, schema
 
 
 def follow(
@@ -167,6 +167,10 @@ def _decision_line(record: Record) -> str:
     return f"{made.id} {made.service}: {made.current} -> {made.desired} replicas{act}: {made.reason}"
 
 
+def _said_line(record: Record) -> str:
+    return people.said_text(people.DECODERS[schema.known(record.headers) or ""](record.value))
+
+
 _LINES: Final[dict[str, Callable[[Record], str]]] = {
     schema.EVENTS: _events_line,
     schema.HEARTBEAT: _heartbeat_line,
@@ -175,6 +179,8 @@ _LINES: Final[dict[str, Callable[[Record], str]]] = {
     schema.PROGRESS: _progress_line,
     schema.FORECAST: _forecast_line,
     schema.INCIDENT: _incident_line,
+    schema.NOTICE: lambda record: people.decode_notice(record.value).text,
+    **dict.fromkeys(people.DECODERS, _said_line),
     schema.DECISION: _decision_line,
     schema.SNAPSHOT: lambda record: f"snapshot of {len(record.value):,} bytes",
 }

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smartscale.clock import MICROS
-from smartscale.ml.anomaly import evidence, incidents
+from smartscale.ml.anomaly import evidence, feedback, incidents
 from smartscale.ml.forecast import ensemble
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
@@ -37,23 +37,16 @@ from smartscale.ml.series.rows import Row
 from smartscale.records import forecasts
 from smartscale.records.forecasts import Forecast, Incident
 from smartscale.records.metrics import Progress
+from smartscale.records.people import Feedback, Mute, Notice, Unmute
 
 Array = npt.NDArray[np.float64]
 Small = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-DAY_US: Final = 86_400 * MICROS
 ROSE: Final = 1.25
 """Demand has risen when it is this many times its mean of 10 to 40 steps ago: overload is then its consequence."""
 BLOCK: Final = 256
 """Series forecast at once: their arrays fit the cache, and what is needed in passing stays small."""
-
-
-class Budget(msgspec.Struct, frozen=True):
-    """Notifications made on a day (days since the epoch)."""
-
-    day: int = -1
-    used: int = 0
 
 
 @dataclass(slots=True)
@@ -75,7 +68,11 @@ class State:
     """Of services that are not calm."""
     unquiet: dict[int, list[Name]] = field(default_factory=dict)
     """Services that were not calm at a step not yet learned: such steps do not become usual."""
-    budget: Budget = field(default_factory=Budget)
+    budget: feedback.Budget = field(default_factory=feedback.Budget)
+    heard: dict[Name, feedback.Heard] = field(default_factory=dict)
+    """What people said of a service's incidents."""
+    mutes: dict[str, Mute] = field(default_factory=dict)
+    """Made by command, by name."""
 
     @property
     def services(self) -> list[Name]:
@@ -152,18 +149,19 @@ class Outcome:
 
     forecasts: Sequence[Forecast] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 class Models:
     """What is done with a ``State``: the plan made from settings, without data of its own.
 
-    ``alerts_per_day`` is this partition's share of the budget."""
+    ``telling``: this partition's share of the alert budget, and the mutes of the settings."""
 
-    def __init__(self, step_s: float, horizon: int, history_steps: int, alerts_per_day: int) -> None:
+    def __init__(self, step_s: float, horizon: int, history_steps: int, telling: feedback.Plan) -> None:
         self.step_s = step_s
         self.step_us = round(step_s * MICROS)
         self.history_steps = history_steps
-        self.alerts_per_day = alerts_per_day
+        self.telling = telling
         self.forecaster = Forecaster(step_s, horizon, history_steps)
 
     def fresh(self) -> State:
@@ -192,7 +190,7 @@ class Models:
             state.begin = min(state.waiting)
             state.newest = state.learned = state.begin - 1
         self._welcome(state)
-        told: list[Incident] = []
+        told: list[Incident | Notice] = []
         before = state.newest
         score = np.zeros(len(state.services))
         while state.newest < reached:
@@ -206,7 +204,23 @@ class Models:
             state.newest = at
         self._learn_until(state, closed)
         made = self._forecast(state, score) if state.newest > before else []
-        return Outcome(made, told + self._retire(state))
+        told += self._retire(state)
+        return Outcome(
+            made,
+            [one for one in told if isinstance(one, Incident)],
+            [one for one in told if isinstance(one, Notice)],
+        )
+
+    def hear(self, state: State, said: Feedback | Mute | Unmute) -> None:
+        """What somebody said counts from the next step on; ``state`` is changed in place. Said twice, it counts once."""
+        match said:
+            case Feedback():
+                name = (said.tenant, said.service)
+                state.heard[name] = feedback.hear(state.heard.get(name, feedback.Heard()), said)
+            case Mute():
+                state.mutes[said.name] = said
+            case Unmute():
+                state.mutes.pop(said.name, None)
 
     # --- members --------------------------------------------------------------------------------------------
 
@@ -290,8 +304,8 @@ class Models:
 
     # --- judging --------------------------------------------------------------------------------------------
 
-    def _judge(self, state: State, memory: Array, at: int) -> tuple[Array, list[Incident]]:
-        """The score of every service at step ``at``, and the incidents to be told."""
+    def _judge(self, state: State, memory: Array, at: int) -> tuple[Array, list[Incident | Notice]]:
+        """The score of every service at step ``at``, and what there is to be told."""
         now = state.cells(at)
         rates = cells.rates(now, now["complete"])
         demand = np.full((5, len(rates)), np.nan)
@@ -306,12 +320,14 @@ class Models:
         found = evidence.judge(state.usual, observed, expected, self.step_s, known)
         return found.score, self._incidents(state, found, main, at)
 
-    def _incidents(self, state: State, found: evidence.Evidence, main: Places, at: int) -> list[Incident]:
+    def _incidents(
+        self, state: State, found: evidence.Evidence, main: Places, at: int
+    ) -> list[Incident | Notice]:
         raised = np.logical_or.reduce([found.raised[kind] for kind in evidence.KINDS])
         tracked = [state.who.place(name) for name in state.tracks]
         busy = {*np.flatnonzero(raised).tolist(), *(place for place in tracked if place is not None)}
         risen = self._risen(state, found.seen[evidence.SURGE], main, at) if busy else raised
-        told: list[Incident] = []
+        cases: list[feedback.Case] = []
         for i in sorted(busy):
             name = state.services[i]
             service = incidents.Service(*name, state.series[main[i]][2], bool(risen[i]))
@@ -328,22 +344,30 @@ class Models:
                 for kind in evidence.KINDS
                 if not np.isnan(found.seen[kind][i])
             ]
-            day = at * self.step_us // DAY_US
-            used = state.budget.used if state.budget.day == day else 0
             before = state.tracks.get(name, incidents.Track())
-            track, incident = incidents.step(
-                before, service, sights, at, self.step_us, used < self.alerts_per_day
-            )
+            track, incident = incidents.step(before, service, sights, at, self.step_us)
             state.tracks[name] = track
-            if incident is not None:
-                told.append(incident)
-                if before.open is None and incident.notify:
-                    state.budget = Budget(day, used + 1)
+            known = track.open.told if incident is None and track.open is not None else incident
+            if known is not None:
+                cases.append(feedback.Case(name, known, incident is not None, before.open is None))
             if track.is_calm and at > max(track.calm_until, track.surge_until):
                 del state.tracks[name]
             elif not track.is_calm:
                 state.unquiet.setdefault(at, []).append(name)
-        return told
+        return self._tell(state, cases, at)
+
+    def _tell(self, state: State, cases: list[feedback.Case], at: int) -> list[Incident | Notice]:
+        """What is published of incidents at a step, after the decision whether people are told."""
+        state.budget, verdicts, notices = feedback.judge(
+            self.telling, state.budget, state.heard, list(state.mutes.values()), cases, at * self.step_us
+        )
+        for name, _, incident in verdicts:
+            track = state.tracks.get(name)
+            if track is not None and track.open is not None:
+                state.tracks[name] = incidents.as_told(track, incident)
+            if incident.end_us is not None and name in state.heard:
+                state.heard[name] = feedback.ended(state.heard[name], incident)
+        return [*(record for _, record, _ in verdicts if record is not None), *notices]
 
     def _demand(self, state: State) -> Places:
         """The row of each service's demand: its arrivals, once there are enough of them to judge by, else its

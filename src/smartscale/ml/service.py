@@ -24,14 +24,17 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
+from smartscale import calendars
 from smartscale.clock import monotonic_s
 from smartscale.errors import SchemaError
 from smartscale.log.partitioner import service_key
 from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
 from smartscale.ml import snapshot
+from smartscale.ml.anomaly import feedback
 from smartscale.ml.partition import Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
-from smartscale.records import dead_letters, forecasts, metrics, schema, topics
+from smartscale.records import dead_letters, forecasts, metrics, people, schema, topics
+from smartscale.records.people import Feedback, Mute, Unmute
 from smartscale.stage import Context, keep_working
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,11 @@ class Telemetry:
             "smartscale_ml_incident_records",
             "Incident records published (opened, changed, closed)",
             ["class"],
+            registry=registry,
+        )
+        self.silenced = Counter(
+            "smartscale_ml_incident_records_silenced",
+            "Incident records published that people were not to be told of",
             registry=registry,
         )
         self.bad = Counter("smartscale_ml_bad_rows", "Rows that could not be read", registry=registry)
@@ -127,8 +135,10 @@ class Stage:
     def _recover(self, at: TopicPartition, position: Position | None) -> Held:
         """The newest snapshot, and how far from it the replay is silent."""
         models = self._models(at.partition)
-        found = snapshot.restore(models, at.partition, self._snapshot(at.partition))
+        records = self._snapshot(at.partition)
+        found = snapshot.restore(models, at.partition, records)
         state, covered = found if found is not None else (models.fresh(), 0)
+        snapshot.restore_people(state, at.partition, records)
         begin = self.context.log.bounds([at])[at].begin
         start = max(covered, begin)
         if found is not None and begin > covered:
@@ -166,7 +176,8 @@ class Stage:
         count = self.context.settings.topics.partials
         whole, rest = divmod(self.ml.alerts_per_day, count)
         share = whole + (partition < rest)
-        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, share)
+        telling = feedback.Plan(partition, share, self.ml.zone, self.ml.mutes())
+        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, telling)
 
     def _move(self, held: Held, record: Record) -> list[Message]:
         """Move the partition's state by one record."""
@@ -177,6 +188,8 @@ class Stage:
                 if row is not None:
                     held.models.take(held.state, row)
                 return []
+            if name in people.DECODERS:
+                return self._hear(held, record, name)
             if name != schema.PROGRESS:
                 raise SchemaError(f"a record of schema {name!r} does not belong to {record.topic}")
             progress = _progress(record.value)
@@ -188,6 +201,17 @@ class Stage:
             outcome = held.models.advance(held.state, progress)
         self._tell(held, record, outcome)
         return list(_messages(record.partition, outcome))
+
+    def _hear(self, held: Held, record: Record, name: str) -> list[Message]:
+        """Take in what somebody said, and put it beside the incidents it is about. Raises ``SchemaError``."""
+        try:
+            said = people.DECODERS[name](record.value)
+        except msgspec.MsgspecError as error:
+            raise SchemaError(f"a record of schema {name!r} cannot be read: {error}") from error
+        if (wrong := _wrong(said)) is not None:
+            raise SchemaError(f"a record of schema {name!r} makes no sense: {wrong}")
+        held.models.hear(held.state, said)
+        return [Message(topics.INCIDENTS, record.partition, record.value, record.key, schema.headers(name))]
 
     def _commit(self, worker: Worker, outputs: list[Message], moved: Iterable[int]) -> None:
         now_s = monotonic_s()
@@ -217,16 +241,15 @@ class Stage:
         if record.offset < held.answered:
             return
         for incident in outcome.incidents:
+            closed = "" if incident.end_us is None else " (closed)"
             log.info(
-                "incident %s %s/%s %s: %s%s",
-                incident.id,
-                incident.tenant,
-                incident.service,
-                incident.class_,
-                incident.text,
-                "" if incident.end_us is None else " (closed)",
+                "incident %s of %s, %s%s", incident.id, incident.tenant, forecasts.headline(incident), closed
             )
             self.telemetry.told.labels(incident.class_).inc()
+            if not incident.notify:
+                self.telemetry.silenced.inc()
+        for notice in outcome.notices:
+            log.warning("%s", notice.text)
 
     def _observe(self) -> None:
         states = [held.state for held in self.held.values()]
@@ -235,6 +258,16 @@ class Stage:
         self.telemetry.open.set(sum(t.open is not None for state in states for t in state.tracks.values()))
         if coverage:
             self.telemetry.coverage.set(sum(coverage) / len(coverage))
+
+
+def _wrong(said: Feedback | Mute | Unmute) -> str | None:
+    match said:
+        case Mute():
+            return calendars.problem(said)
+        case Feedback(said=word) if word not in people.SAID:
+            return f"said: {word!r} is none of {', '.join(people.SAID)}"
+        case _:
+            return None
 
 
 def _progress(value: bytes) -> metrics.Progress:
@@ -253,6 +286,9 @@ def _messages(partition: int, outcome: Outcome) -> Iterable[Message]:
         key = service_key(incident.tenant, incident.service)
         value = forecasts.encode(incident)
         yield Message(topics.INCIDENTS, partition, value, key, schema.headers(schema.INCIDENT))
+    for notice in outcome.notices:
+        value = people.encode(notice)
+        yield Message(topics.INCIDENTS, partition, value, headers=schema.headers(schema.NOTICE))
 
 
 def _dead_letter(record: Record, error: SchemaError) -> Message:

@@ -3,9 +3,9 @@
 The **head** is everything but the past: written whole each time, in chunks. The past is written in **blocks** of
 ``BLOCK`` steps; a block that is full does not change again, so a day of history is written once, not at every snapshot.
 
-Keys: ``PARTITION|head|CHUNK`` and ``PARTITION|past|BLOCK % KEPT|CHUNK``. All records of one snapshot are written in one
-transaction, so a reader sees the newest of each key and they fit together; chunks left over from a longer
-head are told by its length.
+Keys: ``PARTITION|head|CHUNK``, ``PARTITION|people|CHUNK`` and ``PARTITION|past|BLOCK % KEPT|CHUNK``. All records of one
+snapshot are written in one transaction, so a reader sees the newest of each key and they fit together; chunks left over
+from a longer head are told by its length.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import msgspec
 import numpy as np
 
 from smartscale.errors import SchemaError
+from smartscale.ml.anomaly.feedback import Budget, Heard
 from smartscale.ml.anomaly.incidents import Track
-from smartscale.ml.partition import Budget, Models, State
+from smartscale.ml.partition import Models, State
 from smartscale.ml.series import table
 from smartscale.ml.series.cells import CELL
 from smartscale.ml.series.history import Past
 from smartscale.ml.series.register import Key, Name, Register
 from smartscale.ml.series.table import PackedArray
+from smartscale.records.people import Mute
 
 CHUNK_BYTES: Final = 448 << 10
 """Under the 512 KiB that records are held to, with room for framing."""
@@ -31,7 +33,7 @@ BLOCK: Final = 256
 """Steps in a block of the past: 10,000 series are 10 MB."""
 
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -63,6 +65,13 @@ class Head(msgspec.Struct, frozen=True):
     usual: dict[str, PackedArray]
     blocks: list[int]
     """Numbers of the blocks of the past that belong to it."""
+
+
+class People(msgspec.Struct, frozen=True):
+    """What people said, in a record of its own: it is read back whatever the format and the settings of the rest."""
+
+    heard: list[tuple[Name, Heard]]
+    mutes: list[Mute]
 
 
 class _Labelled(msgspec.Struct, frozen=True):
@@ -126,6 +135,8 @@ def save(
         blocks=list(blocks),
     )
     records |= _chunks(f"{partition}|head", msgspec.msgpack.encode(head))
+    people = People(list(state.heard.items()), list(state.mutes.values()))
+    records |= _chunks(f"{partition}|people", msgspec.msgpack.encode(people))
     learned = -1 if state.learned is None else state.learned
     return Saved(learned, tuple(state.series)), records
 
@@ -162,6 +173,19 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
         held = (steps <= (head.newest or 0)) & (steps > (head.newest or 0) - width)
         state.models.past[: len(values), steps[held] % width] = values[:, held]
     return state, head.offset
+
+
+def restore_people(state: State, partition: int, records: Mapping[bytes, bytes]) -> None:
+    """What people said, into ``state``. If the rest is learned again from the log, hearing it there again changes nothing.
+    Raises ``SchemaError`` if it cannot be read."""
+    try:
+        data = _gather(records, f"{partition}|people")
+        found = People([], []) if data is None else msgspec.msgpack.decode(data, type=People)
+    except msgspec.MsgspecError as error:
+        raise SchemaError(
+            f"what people said, in the ml snapshot of partition {partition}, cannot be read: {error}"
+        ) from error
+    state.heard, state.mutes = dict(found.heard), {mute.name: mute for mute in found.mutes}
 
 
 def _plan(models: Models) -> Plan:

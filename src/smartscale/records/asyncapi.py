@@ -13,7 +13,17 @@ import msgspec
 
 import smartscale
 from smartscale.clock import Anchor
-from smartscale.records import dead_letters, decisions, events, forecasts, metrics, partials, schema, topics
+from smartscale.records import (
+    dead_letters,
+    decisions,
+    events,
+    forecasts,
+    metrics,
+    partials,
+    people,
+    schema,
+    topics,
+)
 
 _ARROW = "application/vnd.apache.arrow.stream"
 
@@ -36,6 +46,11 @@ _PARTIALS = _Kind(
 )
 _GROWTH = _Kind(schema.GROWTH, events.Growth)
 _DEAD_LETTER = _Kind(schema.DEAD_LETTER, dead_letters.DeadLetter)
+_SAID = [
+    _Kind(schema.FEEDBACK, people.Feedback),
+    _Kind(schema.MUTE, people.Mute),
+    _Kind(schema.UNMUTE, people.Unmute),
+]
 
 _TOPICS: dict[str, tuple[str, list[_Kind]]] = {
     topics.EVENTS: (
@@ -47,16 +62,17 @@ _TOPICS: dict[str, tuple[str, list[_Kind]]] = {
         [_PARTIALS],
     ),
     topics.METRICS: (
-        "Results of windows, a record a row; each transaction ends with its progress.",
-        [_Kind(schema.METRIC, metrics.MetricRow), _Kind(schema.PROGRESS, metrics.Progress)],
+        "Results of windows, a record a row; each transaction ends with its progress. And what people say about "
+        "incidents, so that ml reads it in order with the rest; other readers pass over it.",
+        [_Kind(schema.METRIC, metrics.MetricRow), _Kind(schema.PROGRESS, metrics.Progress), *_SAID],
     ),
     topics.FORECASTS: (
         "Quantile forecasts, one record a series and step.",
         [_Kind(schema.FORECAST, forecasts.Forecast)],
     ),
     topics.INCIDENTS: (
-        "Incidents; the latest record of an id is its state.",
-        [_Kind(schema.INCIDENT, forecasts.Incident)],
+        "Incidents and notices; the latest record of an id is its state. And what people said, once ml has taken it in.",
+        [_Kind(schema.INCIDENT, forecasts.Incident), _Kind(schema.NOTICE, people.Notice), *_SAID],
     ),
     topics.DECISIONS: (
         "Scaling decisions, stored before they are carried out, and the controllers' claims.",

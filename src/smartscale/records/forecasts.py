@@ -42,6 +42,7 @@ DEMAND_SURGE: Final = "demand-surge"
 FAULT: Final = "fault"
 DATA_GAP: Final = "data-gap"
 LEVEL_SHIFT: Final = "level-shift"
+CLASSES: Final = (DEMAND_SURGE, FAULT, DATA_GAP, LEVEL_SHIFT)
 
 
 class Incident(msgspec.Struct, frozen=True):

@@ -22,6 +22,10 @@ METRIC: Final = "metric/2"
 PROGRESS: Final = "progress/1"
 FORECAST: Final = "forecast/1"
 INCIDENT: Final = "incident/1"
+FEEDBACK: Final = "feedback/1"
+MUTE: Final = "mute/1"
+UNMUTE: Final = "unmute/1"
+NOTICE: Final = "notice/1"
 DECISION: Final = "decision/1"
 OWNER: Final = "owner/1"
 DEAD_LETTER: Final = "dead-letter/1"
@@ -34,8 +38,8 @@ BEFORE: Final = {"partials/1": PARTIALS, "metric/1": METRIC, "live-key/1": LIVE_
 
 READABLE: Final = frozenset(
     {
-        EVENTS, HEARTBEAT, GROWTH, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, DECISION, OWNER, DEAD_LETTER,
-        LIVE_KEY, ANCHOR, SNAPSHOT, *BEFORE,
+        EVENTS, HEARTBEAT, GROWTH, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, FEEDBACK, MUTE, UNMUTE,
+        NOTICE, DECISION, OWNER, DEAD_LETTER, LIVE_KEY, ANCHOR, SNAPSHOT, *BEFORE,
     }
 )  # fmt: skip
 """Every schema this version reads: its own and, where there is one, the version before."""

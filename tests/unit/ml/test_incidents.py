@@ -147,15 +147,6 @@ def test_what_cannot_be_measured_counts_as_calm() -> None:
     assert last.end_us == 3 * STEP_US
 
 
-def test_the_budget_silences_but_does_not_hide() -> None:
-    """An incident beyond the budget is told with notify False, all its life."""
-    track, records = Track(), []
-    for now, sign in enumerate("^^^^......", start=1):
-        track, incident = step(track, CALM, sights(sign), now, STEP_US, notify=False)
-        records += [incident] if incident else []
-    assert [r.notify for r in records] == [False, False]
-
-
 def observed(
     demand: float, count: float, errors: float, p99: float, missing: bool = False
 ) -> evidence.Observed:

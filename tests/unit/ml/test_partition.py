@@ -9,6 +9,7 @@ import pytest
 
 from smartscale.errors import SchemaError
 from smartscale.ml import snapshot
+from smartscale.ml.anomaly.feedback import Plan
 from smartscale.ml.partition import Models, Outcome, State
 from smartscale.ml.series.rows import Row, read
 from smartscale.records import metrics
@@ -21,7 +22,7 @@ ORIGIN = 180_000_000
 
 
 def models(alerts_per_day: int = 20) -> Models:
-    return Models(10.0, 30, 400, alerts_per_day)
+    return Models(10.0, 30, 400, Plan(0, alerts_per_day))
 
 
 def row(
@@ -264,7 +265,7 @@ def test_a_snapshot_of_other_settings_is_not_used() -> None:
     state = plan.fresh()
     run(plan, state, range(1, 5))
     _, records = snapshot.save(plan, state, 1, 0, snapshot.Saved())
-    assert snapshot.restore(Models(10.0, 12, 400, 20), 0, records) is None
+    assert snapshot.restore(Models(10.0, 12, 400, Plan(0, 20)), 0, records) is None
 
 
 def test_a_snapshot_with_a_part_missing_is_refused() -> None:

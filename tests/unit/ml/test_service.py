@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import threading
 from collections.abc import Iterator
 
@@ -14,10 +16,10 @@ from smartscale.clock import ManualClock
 from smartscale.config import Ml, Settings, Topics
 from smartscale.errors import Fenced, LogUnavailable
 from smartscale.log.partitioner import service_partition
-from smartscale.log.port import Message
+from smartscale.log.port import Message, Record
 from smartscale.log.topics import specs
 from smartscale.ml import service
-from smartscale.records import dead_letters, forecasts, metrics, schema, topics
+from smartscale.records import dead_letters, forecasts, metrics, people, schema, topics
 from smartscale.records.metrics import MetricRow, Progress
 from smartscale.stage import Context
 from smartscale.telemetry.health import Health
@@ -196,3 +198,95 @@ def test_it_tells_prometheus_what_it_does() -> None:
     assert registry.get_sample_value("smartscale_ml_series") == len(SERVICES)
     assert registry.get_sample_value("smartscale_ml_incidents_open") == 1
     assert 0.7 < (registry.get_sample_value("smartscale_ml_coverage_ratio") or 0) <= 1
+
+
+WEB = service_partition("default", "web", PARTITIONS)
+
+
+def false_alarm(name: str, kinds: dict[str, float]) -> tuple[str, bytes]:
+    word = people.Feedback(
+        id=name, said=people.FALSE_ALARM, incident="inc-0", tenant="default", service="web",
+        class_=forecasts.DEMAND_SURGE, kinds=kinds, severity=0.3, end_us=0, time_us=ORIGIN * STEP_US, who="ann",
+    )  # fmt: skip
+    return schema.FEEDBACK, people.encode(word)
+
+
+def spoken(steps: int) -> list[tuple[int, list[tuple[str, bytes]]]]:
+    """``windows`` with what people said in between: two false alarms before the surge of step 40, a mute of the other
+    partition that is lifted again."""
+    everything = list(windows(steps))
+    mute = people.Mute(name="works", at="00:00-24:00")
+    for place, partition, record in (
+        (10, WEB, false_alarm("1", {"surge": 6.0})),
+        (30, WEB, false_alarm("2", {"surge": 6.0})),
+        (31, WEB, false_alarm("1", {"surge": 6.0})),  # sent again
+        (32, 1 - WEB, (schema.MUTE, people.encode(mute))),
+        (60, 1 - WEB, (schema.UNMUTE, people.encode(people.Unmute(name="works")))),
+    ):
+        everything.insert(place, (partition, [record]))
+    return everything
+
+
+def test_what_people_said_is_heard_in_order_and_survives_restarts() -> None:
+    """The surge is recorded with the reason why nobody is told; byte for byte the same with restarts, and what was said
+    stands beside it, once."""
+    runs = []
+    for cuts in ((0, 105), (0, 33, 61, 85, 105)):
+        log = MemoryLog()
+        everything = spoken(50)
+        for first, last in itertools.pairwise(cuts):
+            stage = service.Stage(context(log))
+            for partition, records in everything[first:last]:
+                write(log, partition, records)
+            turn_until_read(stage, log)
+        runs.append(
+            [(r.partition, r.headers, r.value) for r in sorted(log.records(topics.INCIDENTS), key=_place)]
+        )
+    assert runs[0] == runs[1]
+    by_schema = {name: [v for _, h, v in runs[0] if h == schema.headers(name)] for name in schema.READABLE}
+    told = [forecasts.decode_incident(v) for v in by_schema[schema.INCIDENT]]
+    assert {(i.service, i.notify) for i in told} == {("web", False)}
+    assert told[0].silenced.startswith("2 false alarms raised the bar of surge to 5.")
+    assert len(by_schema[schema.FEEDBACK]) == 3
+    assert len(by_schema[schema.MUTE]) == len(by_schema[schema.UNMUTE]) == 1
+
+
+def _place(record: Record) -> tuple[int, int]:
+    return record.partition, record.offset
+
+
+def test_what_people_said_outlives_other_settings() -> None:
+    """With another horizon the rest of the snapshot cannot be used, and is learned again; what was said holds."""
+    log = MemoryLog()
+    context(log)
+    write(log, WEB, [false_alarm("1", {"surge": 6.0})])
+    for partition, records in windows(3):
+        write(log, partition, records)
+    turn_until_read(service.Stage(context(log)), log)
+    ctx = context(log)
+    longer = msgspec.structs.replace(ctx.settings.ml, horizon_steps=9)
+    changed = dataclasses.replace(ctx, settings=msgspec.structs.replace(ctx.settings, ml=longer))
+    stage, worker = service.Stage(changed), log.worker(service.GROUP, [topics.METRICS], "1")
+    while len(stage.held) < PARTITIONS:
+        stage.turn(worker)
+    assert stage.held[WEB].next == 0
+    assert "surge" in stage.held[WEB].state.heard["default", "web"].bars
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (schema.FEEDBACK, b"{}"),
+        (schema.MUTE, b'{"name":"x","at":"noon"}'),
+        (schema.MUTE, b'{"name":"x","at":"00:00-24:00","only":"web"}'),
+    ],
+)
+def test_words_that_make_no_sense_go_to_dead_letters(name: str, value: bytes) -> None:
+    """Half a mute would silence what nobody meant."""
+    log = MemoryLog()
+    stage = service.Stage(context(log))
+    for partition, records in windows(1):
+        write(log, partition, [(name, value), *records])
+    turn_until_read(stage, log)
+    assert {dead_letters.decode(r.value).reason for r in log.records(topics.DEAD_LETTERS)} == {"unreadable"}
+    assert all(not held.state.mutes and not held.state.heard for held in stage.held.values())

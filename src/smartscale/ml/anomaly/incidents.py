@@ -105,12 +105,12 @@ _CLASS_OF: Final = {ZERO: DATA_GAP, SURGE: DEMAND_SURGE, ERRORS: FAULT, LATENCY:
 
 
 def step(
-    track: Track, service: Service, sights: list[Sight], now: int, step_us: int, notify: bool = True
+    track: Track, service: Service, sights: list[Sight], now: int, step_us: int
 ) -> tuple[Track, Incident | None]:
-    """The track after step number ``now`` (ending at ``now * step_us``), and the incident to be told, if any.
+    """The track after step number ``now`` (ending at ``now * step_us``), and the next record of its incident, if any.
 
-    ``sights`` holds every kind whose value is known; a kind left out (nothing to measure) counts as calm.
-    ``notify``: whether the alert budget has room for an incident that opens now."""
+    ``sights`` holds every kind whose value is known; a kind left out (nothing to measure) counts as calm. Whether people
+    are told is not decided here but in ``feedback``."""
     by_kind = {sight.kind: sight for sight in sights}
     watches = [_follow(w, by_kind[w.kind], now) if w.kind in by_kind else w for w in track.watches]
     watches = _silence_is_more_than_a_drop(watches, by_kind)
@@ -123,8 +123,6 @@ def step(
     alive = [w for w in watches if w not in ended and w not in lasting]
     signs = _signs(track, [*alive, *ended, *lasting])
     told = _tell(track, service, alive, ended, lasting, signs, now, step_us)
-    if told is not None and track.open is None:
-        told = msgspec.structs.replace(told, notify=notify)
     still = told or (track.open.told if track.open else None)
     since = track.open.since if track.open else now
     opened = Open(still, since, signs) if still and still.end_us is None else None
@@ -144,6 +142,12 @@ def step(
         ),
         told,
     )
+
+
+def as_told(track: Track, incident: Incident) -> Track:
+    """The track of a service whose open incident is known to people as ``incident`` from now on."""
+    assert track.open is not None
+    return msgspec.structs.replace(track, open=msgspec.structs.replace(track.open, told=incident))
 
 
 def _silence_is_more_than_a_drop(watches: list[Watch], by_kind: dict[str, Sight]) -> list[Watch]:
