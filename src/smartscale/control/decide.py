@@ -4,9 +4,11 @@ In order, each step visible in the decision:
 
 1. **Demand.** Reactive: the newest window's load. Predictive: the forecast's peak over the lead time at quantile
    1 - risk. The greatest asks for ``recommended`` replicas. ``algorithm: hpa`` knows reactive demand alone, as an
-   ``External`` metric of type ``AverageValue`` with target ``capacityPerReplica * targetUtilization``.
+   ``External`` metric of type ``AverageValue`` with target ``capacityPerReplica * targetUtilization``. A forecast that has
+   lost its skill asks for less: its peak is taken at a point between the present load and itself (``influence``).
 2. **Tolerance** around the present count, as in HPA v2.
-3. **Safety clamps** (``_SAFETY``), SmartScale's own: each may only hold the present count against a scale-in.
+3. **Safety clamps** (``_SAFETY``), SmartScale's own: each may only hold the present count against a scale-in. One more
+   holds what a doubted forecast would ask for if it were not doubted: lost skill adds no replica, and takes none.
 4. **Stabilisation, rate policies, bounds**, as in HPA v2 of Kubernetes 1.33 (``stabilisation``). A count outside
    the bounds goes to the bound at once, as there. One difference: a target with no replicas is started, where an
    HPA takes it for switched off; a process target that has never run looks the same.
@@ -25,7 +27,7 @@ from typing import Final
 import msgspec
 
 from smartscale.clock import MICROS, iso
-from smartscale.control.demand import DemandRow, Peaks, peak_over, replicas_for
+from smartscale.control.demand import DemandRow, Peak, Peaks, peak_over, replicas_for, trust_in, weighed
 from smartscale.control.policy import Direction, Policy
 from smartscale.control.stabilisation import At, Limited, limit, stabilise
 from smartscale.records.decisions import Clamp, Condition, Decision, Demand
@@ -150,6 +152,8 @@ _SAFETY: Final[dict[str, Callable[[_Case], str | None]]] = {
 }
 """Reasons for which nothing is scaled in: each gives a sentence while it applies."""
 
+_DOUBTED: Final = "ForecastDoubted"
+
 _REMEDY: Final = {
     "MissingMetrics": "a row of the demand series",
     "StaleMetrics": "newer metrics",
@@ -157,6 +161,7 @@ _REMEDY: Final = {
     "IncidentOpen": "the end of the incident",
     "SuddenZero": "a longer silence, or any load",
     "StateNotRebuilt": "the rest of the history",
+    _DOUBTED: "a lower forecast peak",
 }
 
 
@@ -221,7 +226,7 @@ def _resolve(policy: Policy, state: State, seen: Observation, demands: list[Dema
     recommended = seen.current if asked is None else asked
     clamps: list[Clamp] = []
     tolerated = _tolerate(case, demands, recommended, clamps)
-    safe = _safety(case, tolerated, clamps)
+    safe = _doubt(case, _safety(case, tolerated, clamps), clamps)
     stable, limited = _shape(case, safe, clamps)
     conditions = [
         _able(case, safe, stable),
@@ -247,7 +252,7 @@ def after(policy: Policy, decision: Decision) -> State:
             (
                 c.after
                 for c in reversed(decision.clamps)
-                if c.reason in _SAFETY or c.reason == "WithinTolerance"
+                if c.reason in _SAFETY or c.reason in ("WithinTolerance", _DOUBTED)
             ),
             decision.recommended,
         )
@@ -297,19 +302,27 @@ def _demands(policy: Policy, seen: Observation) -> tuple[list[Demand], float | N
         replicas = replicas_for(row.load, spec.capacity_per_replica, spec.target_utilization)
         text = f"{row.series} {row.load:.4g}/s in the window until {iso(row.end_us)}, {per_replica} a replica"
         demands.append(Demand("reactive", row.load, replicas, text))
-    if spec.algorithm == "hpa" or not spec.predictive.enabled or (forecast := seen.forecast) is None:
+    forecast, peak = seen.forecast, _foreseen(policy, seen)
+    if forecast is None or peak is None:
         return demands, None
+    load = weighed(peak.load, row.load if row is not None else 0.0, forecast.influence)
+    replicas = replicas_for(load, spec.capacity_per_replica, spec.target_utilization)
+    text = f"{peak.detail}, lead time {_lead_time_s(policy, seen):.0f} s, {per_replica} a replica"
+    if forecast.influence < 1:
+        text += f"; {trust_in(forecast)}, so {load:.4g}/s"
+    return [*demands, Demand("predictive", load, replicas, text)], peak.quantile
+
+
+def _foreseen(policy: Policy, seen: Observation) -> Peak | None:
+    """The forecast's peak over the lead time, before what it counts for; None without a forecast to be used."""
+    spec, forecast = policy.spec, seen.forecast
+    if spec.algorithm == "hpa" or not spec.predictive.enabled or forecast is None:
+        return None
     if seen.now_us - forecast.origin_us > seen.stale_after_s * MICROS:
-        return demands, None
-    lead_s = _lead_time_s(policy, seen)
+        return None
     # A replica asked for now serves after the lead time, and the next decision's after one interval more.
-    until_us = seen.now_us + round((lead_s + seen.interval_s) * MICROS)
-    peak = peak_over(forecast, until_us, 1 - spec.predictive.risk)
-    if peak is None:
-        return demands, None
-    replicas = replicas_for(peak.load, spec.capacity_per_replica, spec.target_utilization)
-    text = f"{peak.detail}, lead time {lead_s:.0f} s, {per_replica} a replica"
-    return [*demands, Demand("predictive", peak.load, replicas, text)], peak.quantile
+    until_us = seen.now_us + round((_lead_time_s(policy, seen) + seen.interval_s) * MICROS)
+    return peak_over(forecast, until_us, 1 - spec.predictive.risk)
 
 
 def _lead_time_s(policy: Policy, seen: Observation) -> float:
@@ -345,6 +358,20 @@ def _safety(case: _Case, wanted: int, clamps: list[Clamp]) -> int:
             clamps.append(Clamp(reason, wanted, case.current, f"{text}: nothing is scaled in"))
             wanted = case.current
     return wanted
+
+
+def _doubt(case: _Case, wanted: int, clamps: list[Clamp]) -> int:
+    """Against a scale-in the forecast counts in full, whatever its influence."""
+    spec, forecast, peak = case.policy.spec, case.seen.forecast, _foreseen(case.policy, case.seen)
+    if wanted >= case.current or forecast is None or peak is None or forecast.influence >= 1:
+        return wanted
+    full = replicas_for(peak.load, spec.capacity_per_replica, spec.target_utilization)
+    held = min(case.current, full)
+    if held <= wanted:
+        return wanted
+    text = f"{trust_in(forecast)}; in full it asks for {full}, and doubt is no reason to scale in"
+    clamps.append(Clamp(_DOUBTED, wanted, held, text))
+    return held
 
 
 def _shape(case: _Case, wanted: int, clamps: list[Clamp]) -> tuple[int, Limited]:
@@ -415,6 +442,11 @@ def _would_change(case: _Case, recommended: int, clamps: list[Clamp]) -> list[st
     told = [f"a load above {unit * recommended:.4g}/s would ask for more than {recommended} replicas"]
     if recommended > 0:
         told.append(f"a load up to {unit * (recommended - 1):.4g}/s would ask for fewer than {recommended}")
+    forecast, peak = case.seen.forecast, _foreseen(case.policy, case.seen)
+    if forecast is not None and peak is not None and forecast.influence < 1:
+        full = replicas_for(peak.load, spec.capacity_per_replica, spec.target_utilization)
+        if full > recommended:
+            told.append(f"a forecast that counts in full would ask for {full} replicas")
     for clamp in clamps:
         if clamp.reason in _REMEDY:
             told.append(f"{_REMEDY[clamp.reason]} would lift {clamp.reason}")

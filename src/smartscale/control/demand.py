@@ -31,15 +31,19 @@ class DemandRow(msgspec.Struct, frozen=True, omit_defaults=True):
     final: bool = False
 
 
-class Peaks(msgspec.Struct, frozen=True):
+class Peaks(msgspec.Struct, frozen=True, omit_defaults=True):
     """The part of a forecast that decides: ``peaks[h][q]`` is the quantile ``levels[q]`` of the maximum load over
-    steps 1 to h + 1 after ``origin_us``."""
+    steps 1 to h + 1 after ``origin_us``. ``influence`` in [0, 1] is what it counts for, because of its live
+    ``coverage`` (of the 90 % band) and ``skill`` (1 - loss / loss of the naive forecast)."""
 
     series: str
     origin_us: int
     step_s: float
     levels: list[float]
     peaks: list[list[float]]
+    influence: float = 1.0
+    coverage: float | None = None
+    skill: float | None = None
 
 
 class Peak(msgspec.Struct, frozen=True):
@@ -79,6 +83,33 @@ def peak_over(forecast: Peaks, until_us: int, quantile: float) -> Peak | None:
     if wanted > len(forecast.peaks):
         detail += " (the lead time ends after the forecast's horizon)"
     return Peak(load, used, end_us, detail)
+
+
+def weighed(peak: float, load: float, influence: float) -> float:
+    """The load to prepare for, when a forecast of ``peak`` counts for ``influence`` beside the present ``load``: a straight
+    line from the present load (0) to the forecast (1). A peak below the present load needs no trust.
+
+    >>> weighed(200, 100, 1.0), weighed(200, 100, 0.4), weighed(200, 100, 0.0), weighed(50, 100, 0.4)
+    (200.0, 140.0, 100.0, 50.0)
+    """
+    if influence >= 1 or peak <= load:
+        return float(peak)
+    return float(load + max(influence, 0.0) * (peak - load))
+
+
+def trust_in(forecast: Peaks) -> str:
+    """What the forecast counts for and why, in words.
+
+    >>> trust_in(Peaks("rate", 0, 10.0, [0.5], [[1.0]], influence=0.4, coverage=0.71, skill=-0.2))
+    'the forecast counts for 0.4: coverage 71 %, skill -0.20'
+    """
+    reasons = []
+    if forecast.coverage is not None:
+        reasons.append(f"coverage {forecast.coverage * 100:.0f} %")
+    if forecast.skill is not None:
+        reasons.append(f"skill {forecast.skill:.2f}")
+    why = f": {', '.join(reasons)}" if reasons else ""
+    return f"the forecast counts for {forecast.influence:.2g}{why}"
 
 
 def interpolate(levels: Sequence[float], values: Sequence[float], level: float) -> float:

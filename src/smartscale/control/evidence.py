@@ -106,7 +106,16 @@ class Evidence:
         forecast = self._forecasts.get((spec.tenant, spec.service, row.series))
         if forecast is None:
             return None
-        return Peaks(forecast.series, forecast.origin_us, forecast.step_s, forecast.levels, forecast.peaks)
+        return Peaks(
+            forecast.series,
+            forecast.origin_us,
+            forecast.step_s,
+            forecast.levels,
+            forecast.peaks,
+            influence=forecast.influence,
+            coverage=forecast.coverage,
+            skill=forecast.skill,
+        )
 
     def open_incidents(self, spec: Spec) -> list[OpenIncident]:
         of_service = self._incidents.get((spec.tenant, spec.service), {})

@@ -47,6 +47,8 @@ ROSE: Final = 1.25
 """Demand has risen when it is this many times its mean of 10 to 40 steps ago: overload is then its consequence."""
 BLOCK: Final = 256
 """Series forecast at once: their arrays fit the cache, and what is needed in passing stays small."""
+STANDING: Final = ("coverage", "skill", "influence")
+"""What is known of how well a series is forecast: see ``records.forecasts.Forecast``."""
 
 
 @dataclass(slots=True)
@@ -102,8 +104,7 @@ class Forecasts(Sequence[Forecast]):
     weights: Small
     methods: list[str]
     stages: list[str]
-    coverage: Array
-    skill: Array
+    standing: dict[str, Array]
     anomaly: Array
 
     def __len__(self) -> int:
@@ -128,8 +129,9 @@ class Forecasts(Sequence[Forecast]):
             values=_rounded(self.values[row]),
             peaks=_rounded(self.peaks[row]),
             stage=self.stages[row],
-            coverage=_known(self.coverage[row]),
-            skill=_known(self.skill[row]),
+            coverage=_known(self.standing["coverage"][row]),
+            skill=_known(self.standing["skill"][row]),
+            influence=round(float(self.standing["influence"][row]), 4),
             models={self.methods[k]: round(float(self.weights[row, k]), 3) for k in used},
             anomaly=round(float(self.anomaly[row]), 4),
         )
@@ -166,6 +168,12 @@ class Models:
 
     def fresh(self) -> State:
         return State(self.forecaster.fresh(0), evidence.fresh(0))
+
+    def standing(self, state: State) -> dict[str, Array]:
+        """How each series' forecasts have done lately, by the names of ``STANDING``; NaN where too little is known."""
+        plan, models = self.forecaster, state.models
+        found = plan.coverage(models), plan.skill(models), plan.influence(models)
+        return dict(zip(STANDING, found, strict=True))
 
     def take(self, state: State, row: Row) -> None:
         """Keep a row until its step is reached; ``state`` is changed in place. A row of a step that is learned
@@ -421,8 +429,7 @@ class Models:
             weights=weights,
             methods=names,
             stages=plan.stage(state.models),
-            coverage=plan.coverage(state.models),
-            skill=plan.skill(state.models),
+            standing=self.standing(state),
             anomaly=_at(score, state.who.owners, 0.0),
         )
 

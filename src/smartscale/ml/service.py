@@ -18,10 +18,11 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from smartscale import calendars
@@ -31,7 +32,7 @@ from smartscale.log.partitioner import service_key
 from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
 from smartscale.ml import snapshot
 from smartscale.ml.anomaly import feedback
-from smartscale.ml.partition import Models, Outcome, State
+from smartscale.ml.partition import STANDING, Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
 from smartscale.records import dead_letters, forecasts, metrics, people, schema, topics
 from smartscale.records.people import Feedback, Mute, Unmute
@@ -43,6 +44,8 @@ GROUP: Final = "ml"
 POLL_S: Final = 0.25
 """Real. How long a poll waits for records: also how soon a stop is noticed."""
 PAYLOAD_BYTES: Final = 64 << 10
+QUANTILES: Final = (0.1, 0.5, 0.9)
+"""Of live coverage, skill and influence over all series: a fixed number of gauges, however many series there are."""
 
 
 class Telemetry:
@@ -55,6 +58,12 @@ class Telemetry:
         self.coverage = Gauge(
             "smartscale_ml_coverage_ratio",
             "Share of truths inside the 90 % band lately, mean over series",
+            registry=registry,
+        )
+        self.standing = Gauge(
+            "smartscale_ml_standing",
+            "Live coverage of the 90 % band, skill (1 - loss / naive loss) and influence: quantiles over series",
+            ["of", "quantile"],
             registry=registry,
         )
         self.told = Counter(
@@ -87,7 +96,6 @@ class Held:
     next: int
     saved: snapshot.Saved
     saved_s: float
-    coverage: list[float] = field(default_factory=list)
 
 
 def run(context: Context) -> None:
@@ -236,8 +244,6 @@ class Stage:
             self.held[partition].saved, self.held[partition].saved_s = covered, now_s
 
     def _tell(self, held: Held, record: Record, outcome: Outcome) -> None:
-        if outcome.forecasts:
-            held.coverage = [f.coverage for f in outcome.forecasts if f.coverage is not None]
         if record.offset < held.answered:
             return
         for incident in outcome.incidents:
@@ -253,11 +259,17 @@ class Stage:
 
     def _observe(self) -> None:
         states = [held.state for held in self.held.values()]
-        coverage = [share for held in self.held.values() for share in held.coverage]
-        self.telemetry.series.set(sum(len(state.series) for state in states))
+        self.telemetry.series.set(sum(1 for state in states for _ in state.who.known()))
         self.telemetry.open.set(sum(t.open is not None for state in states for t in state.tracks.values()))
-        if coverage:
-            self.telemetry.coverage.set(sum(coverage) / len(coverage))
+        standings = [held.models.standing(held.state) for held in self.held.values()]
+        for of in STANDING:
+            known = np.concatenate([standing[of] for standing in standings]) if standings else np.empty(0)
+            known = known[~np.isnan(known)]
+            if of == "coverage" and len(known):
+                self.telemetry.coverage.set(float(known.mean()))
+            for quantile in QUANTILES if len(known) else ():
+                value = float(np.quantile(known, quantile))
+                self.telemetry.standing.labels(of, f"{quantile:g}").set(value)
 
 
 def _wrong(said: Feedback | Mute | Unmute) -> str | None:

@@ -19,7 +19,8 @@ class Forecast(msgspec.Struct, frozen=True):
     ``peaks[h][q]`` that of the **maximum over steps 1 to h + 1**. Both in the series' unit (events a second),
     levels ascending, values never crossing, never below 0. ``origin_us`` is the end of the last window known.
     ``coverage`` is the live share of truths inside the 90 % band, ``skill`` 1 − loss / loss of the naive
-    forecast; None while there is too little evidence. ``models`` are the mixture's weights now."""
+    forecast; None while there is too little evidence. ``influence`` in [0, 1] is what the forecast should count for
+    in view of both: less than 1 when it covers or foretells too little. ``models`` are the mixture's weights now."""
 
     tenant: str
     service: str
@@ -33,6 +34,7 @@ class Forecast(msgspec.Struct, frozen=True):
     """Rung of the cold-start ladder: naive, trend, daily, weekly."""
     coverage: float | None = None
     skill: float | None = None
+    influence: float = 1.0
     models: dict[str, float] = {}
     anomaly: float = 0.0
     """Probability that the service's latest window is out of the ordinary."""

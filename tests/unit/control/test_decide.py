@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smartscale.clock import MICROS, monotonic_s
 from smartscale.control.decide import Observation, OpenIncident, State, after, decide, replay
-from smartscale.control.demand import DemandRow, Peaks
+from smartscale.control.demand import DemandRow, Peaks, weighed
 from smartscale.control.policy import Policy
 from smartscale.control.stabilisation import At
 from smartscale.records import decisions
@@ -258,9 +258,15 @@ states = st.builds(
 )
 loads = st.floats(0.1, 3000)
 algorithms = st.sampled_from(["smartscale", "hpa"])
-peaks = st.one_of(
-    st.none(), st.floats(0, 3000).map(lambda top: msgspec.structs.replace(FLAT, peaks=[[top / 2, top]] * 10))
-)
+tops = st.floats(0, 3000)
+trusts = st.one_of(st.just(1.0), st.floats(0, 1))
+
+
+def flat(top: float, influence: float) -> Peaks:
+    return msgspec.structs.replace(FLAT, peaks=[[top / 2, top]] * 10, influence=influence)
+
+
+peaks = st.one_of(st.none(), st.builds(flat, tops, trusts))
 
 
 @given(states, st.one_of(st.none(), st.floats(0, 1e9)), st.integers(0, 300), peaks, algorithms)
@@ -312,6 +318,45 @@ def test_units_change_nothing(
         scaled_state,
     )
     assert (one.desired, one.recommended, reasons(one)) == (other.desired, other.recommended, reasons(other))
+
+
+@given(states, loads, st.integers(1, 100), tops, trusts, trusts, algorithms)
+def test_lost_skill_adds_no_replica_and_takes_none(
+    state: State, load: float, current: int, top: float, one: float, other: float, algorithm: str
+) -> None:
+    """Influence moves a scale-out between reactive demand (0) and the whole forecast (1), and no scale-in at all."""
+    rules, (less, more) = policy(algorithm=algorithm, behavior=AT_ONCE), sorted([one, other])
+    by = {
+        trust: decided(rules, seen(load, current, forecast=flat(top, trust)), state).desired
+        for trust in (0.0, less, more, 1.0)
+    }
+    reactive = decided(rules, seen(load, current), state).desired
+    assert by[0.0] <= by[less] <= by[more] <= by[1.0]
+    assert by[0.0] >= reactive
+    if reactive > current:
+        assert by[0.0] == reactive
+    if by[1.0] <= current:
+        assert by[0.0] == by[1.0]
+
+
+@given(loads, tops, trusts, trusts)
+def test_demand_moves_no_further_than_trust_does(load: float, top: float, one: float, other: float) -> None:
+    """The forecast's share of the way from the present load to the peak is its influence."""
+    moved = abs(weighed(top, load, one) - weighed(top, load, other))
+    assert moved <= abs(one - other) * abs(top - load) + 1e-9 * max(top, load)
+
+
+def test_what_a_forecast_counts_for_is_explained() -> None:
+    """Peak 80/s of a forecast that counts for 0.4 beside 45/s: 59/s, 6 replicas; in full it would be 8. A scale-in
+    stops where the whole forecast would."""
+    doubted = msgspec.structs.replace(FLAT, influence=0.4, coverage=0.71, skill=-0.3)
+    decision = decided(policy(), seen(45, forecast=doubted))
+    assert decision.desired == 6
+    assert "; the forecast counts for 0.4: coverage 71 %, skill -0.30, so 59/s" in decision.reason
+    assert "a forecast that counts in full would ask for 8 replicas" in decision.would_change
+    held = decided(policy(behavior=AT_ONCE), seen(45, 10, forecast=doubted))
+    assert (held.desired, reasons(held)) == (8, ["ForecastDoubted"])
+    assert "doubt is no reason to scale in" in held.reason
 
 
 @given(states, loads, st.integers(1, 100), peaks, algorithms)

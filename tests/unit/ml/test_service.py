@@ -187,7 +187,7 @@ def test_a_bad_row_goes_to_dead_letters_and_stops_nothing() -> None:
 
 
 def test_it_tells_prometheus_what_it_does() -> None:
-    """Series, open incidents and coverage."""
+    """Series, open incidents, and how well the series are forecast."""
     log = MemoryLog()
     ctx = context(log)
     stage = service.Stage(ctx)
@@ -198,6 +198,12 @@ def test_it_tells_prometheus_what_it_does() -> None:
     assert registry.get_sample_value("smartscale_ml_series") == len(SERVICES)
     assert registry.get_sample_value("smartscale_ml_incidents_open") == 1
     assert 0.7 < (registry.get_sample_value("smartscale_ml_coverage_ratio") or 0) <= 1
+    for of, low in (("coverage", 0.7), ("skill", -1.0), ("influence", 0.5)):
+        found = [
+            registry.get_sample_value("smartscale_ml_standing", {"of": of, "quantile": q})
+            for q in ("0.1", "0.5", "0.9")
+        ]
+        assert found == sorted(x for x in found if x is not None and low < x <= 1)
 
 
 WEB = service_partition("default", "web", PARTITIONS)

@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from smartscale.ml.forecast import conformal, mixture
+from smartscale.ml.forecast import conformal, influence, mixture
 from smartscale.ml.forecast.mixture import Mixture
 from smartscale.ml.forecast.protocol import Method, count_noise, to_rate, to_root
 from smartscale.ml.series.history import Past, put
@@ -183,6 +183,10 @@ class Forecaster:
         naive = state.score[:, 2]
         known = (state.score[:, 3] >= 50) & (naive > 0)
         return np.where(known, 1 - state.score[:, 1] / np.where(naive > 0, naive, 1.0), np.nan)
+
+    def influence(self, state: State) -> Array:
+        """What each series' forecast should count for, (n_series,) in [0, 1]: see ``influence``."""
+        return influence.influence(self.coverage(state), self.skill(state), state.score[:, 3])
 
     def stage(self, state: State) -> list[str]:
         """The rung of the cold-start ladder each series stands on."""
