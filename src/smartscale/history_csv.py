@@ -138,11 +138,11 @@ def read(
     return regular(read_rows(path, column), step_s, kind)
 
 
-def read_rows(path: Path, column: str | None = None) -> Rows:
+def read_rows(path: Path, column: str | None = None, signed: bool = False) -> Rows:
     """The rows of ``column``; None is ``requests``, or the only column of numbers.
 
-    Raises ``ConfigError`` naming file, line and remedy: no such column, a cell that is neither a number nor empty, a
-    negative or infinite value, a timestamp that is none."""
+    Raises ``ConfigError`` naming file, line and remedy: no such column, a cell that is neither a number nor empty, an
+    infinite value, a negative one unless ``signed``, a timestamp that is none."""
     texts: list[str] = []
     cells: list[str] = []
     lines: list[int] = []
@@ -180,9 +180,9 @@ def read_rows(path: Path, column: str | None = None) -> Rows:
     times = _plain_times(texts)
     if times is None:
         times = np.array(each(_parser(texts[0]) if texts else float, texts), np.int64)
-    values = _plain_numbers(cells)
+    values = _plain_numbers(cells, signed)
     if values is None:
-        values = np.array(each(lambda cell: _number(cell, column), cells), np.float64)
+        values = np.array(each(lambda cell: _number(cell, column, signed), cells), np.float64)
     return Rows(path, column, times, values, np.array(lines, np.int64), texts)
 
 
@@ -309,13 +309,13 @@ def _plain_times(texts: list[str]) -> Micros | None:
     return None if (times == np.iinfo(np.int64).min).any() else times
 
 
-def _plain_numbers(cells: list[str]) -> Values | None:
+def _plain_numbers(cells: list[str], signed: bool) -> Values | None:
     """All at once, if every one is a number that can be; None: each must be looked at."""
     try:
         values = np.array(cells, np.str_).astype(np.float64)
     except ValueError:
         return None
-    return values if (np.isfinite(values) & (values >= 0)).all() else None
+    return values if (np.isfinite(values) & (signed | (values >= 0))).all() else None
 
 
 def _parser(example: str) -> Callable[[str], int]:
@@ -325,12 +325,12 @@ def _parser(example: str) -> Callable[[str], int]:
     return lambda text: round(float(text) * unit)
 
 
-def _number(text: str, column: str) -> float:
+def _number(text: str, column: str, signed: bool) -> float:
     if text.strip().lower() in _GAP_WORDS:
         return math.nan
     value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{column} is {text}: must be finite and not negative")
+    if not (math.isfinite(value) and (signed or value >= 0)):
+        raise ValueError(f"{column} is {text}: must be finite{'' if signed else ' and not negative'}")
     return value
 
 

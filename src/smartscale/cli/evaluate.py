@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from smartscale.cli.evaluate_anomalies import anomalies
 from smartscale.cli.evaluate_forecasts import forecasts
 
 evaluate_cli = typer.Typer(
@@ -15,3 +16,7 @@ evaluate_cli.command(
     "forecasts",
     epilog="Example: smartscale evaluate forecasts history.csv.gz --report report.html",
 )(forecasts)
+evaluate_cli.command(
+    "anomalies",
+    epilog="Example: smartscale evaluate anomalies NAB --scores scores",
+)(anomalies)

@@ -38,6 +38,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+Spans = Sequence[tuple[int, int]]
+"""Windows as index of first and last point, in order."""
 
 PROBATION: Final = 0.15
 """Fraction of a file that is for learning alone (NAB white paper, appendix)."""
@@ -208,8 +210,8 @@ def span(times_us: Times, first_us: int, last_us: int) -> tuple[int, int]:
     return first, last
 
 
-def judged_spans(files: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> Judged:
-    """What each point is worth in files given as (number of points, windows as first and last index in order)."""
+def judged_spans(files: Sequence[tuple[int, Spans]]) -> Judged:
+    """What each point is worth in files given as (number of points, windows)."""
     worths, windows = [], []
     n_windows = 0
     for n, spans in files:
