@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import http.client
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from rich.text import Text
 
 from smartscale.cli.options import ConfigOption, JsonOption, LogOption, console, opened, print_json, settings
 from smartscale.client.address import Address, Token, read_token
+from smartscale.client.asking import ask
 from smartscale.clock import iso, monotonic_s, parse_iso_us, wall_ms
 from smartscale.errors import LogUnavailable, RetryableError, UserError
 from smartscale.log.port import Log, Message, TopicPartition, read_all
@@ -295,18 +295,9 @@ class Edge:
 
     def _attempt(self, body: bytes) -> tuple[int, bytes, float]:
         """Status (0: no answer), body, and seconds after which to try again."""
-        at = self._address
-        kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
-        connection = kind(at.host, at.port, timeout=30)
-        try:
-            connection.request("POST", f"{at.prefix}/v1/events", body, self._headers)
-            response = connection.getresponse()
-            again = response.headers.get("Retry-After", "")
-            return response.status, response.read(), float(again) if again.isdigit() else 1.0
-        except (OSError, http.client.HTTPException) as error:
-            return 0, type(error).__name__.encode(), 1.0
-        finally:
-            connection.close()
+        reply = ask(self._address, "POST", "/v1/events", body, self._headers)
+        again = reply.headers.get("Retry-After", "")
+        return reply.status, reply.body, float(again) if again.isdigit() else 1.0
 
 
 class _Verdict(msgspec.Struct):

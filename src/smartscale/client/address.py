@@ -25,23 +25,21 @@ class Address:
     prefix: str
 
     @classmethod
-    def of(cls, url: str) -> Address:
-        """Raises ``UserError`` for anything else. A name or password in it is not taken: it would show in the list of
-        processes."""
+    def of(cls, url: str, what: str = "the ingestion service", option: str = "--url") -> Address:
+        """Raises ``UserError`` for anything else, naming ``what`` is there and the ``option``. A name or password in it is
+        not taken: it would show in the list of processes."""
         if "@" in url:
             raise UserError(
                 f"the address holds a name or password: give the token by the variable {TOKEN_VARIABLE} or by "
-                "--token-file, and HOST:PORT alone by --url"
+                f"--token-file, and HOST:PORT alone by {option}"
             )
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise UserError(f"address {url!r} is not understood: {error} (--url)") from error
+            raise UserError(f"address {url!r} is not understood: {error} ({option})") from error
         if parts.scheme not in _PORTS or not parts.hostname:
-            raise UserError(
-                f"address {url!r} is not understood: use http://HOST:PORT of the ingestion service (--url)"
-            )
+            raise UserError(f"address {url!r} is not understood: use http://HOST:PORT of {what} ({option})")
         return cls(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
 
     @property

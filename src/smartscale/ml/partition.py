@@ -25,10 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from smartscale.clock import MICROS
+from smartscale.errors import SchemaError
+from smartscale.ml import past
 from smartscale.ml.anomaly import evidence, feedback, incidents
 from smartscale.ml.forecast import ensemble
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
+from smartscale.ml.forecast.protocol import to_rate
+from smartscale.ml.past import Parts
 from smartscale.ml.series import cells, table
 from smartscale.ml.series.cells import Cells
 from smartscale.ml.series.history import Past
@@ -37,6 +41,7 @@ from smartscale.ml.series.rows import Row
 from smartscale.records import forecasts
 from smartscale.records.forecasts import Forecast, Incident
 from smartscale.records.metrics import Progress
+from smartscale.records.past import PastPart
 from smartscale.records.people import Feedback, Mute, Notice, Unmute
 
 Array = npt.NDArray[np.float64]
@@ -75,6 +80,10 @@ class State:
     """What people said of a service's incidents."""
     mutes: dict[str, Mute] = field(default_factory=dict)
     """Made by command, by name."""
+    imports: dict[Key, Parts] = field(default_factory=dict)
+    """Pasts from outside, until they are whole and their series is there."""
+    imported: int = 0
+    """Pasts taken up: each rewrote a series' past."""
 
     @property
     def services(self) -> list[Name]:
@@ -152,6 +161,8 @@ class Outcome:
     forecasts: Sequence[Forecast] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    imported: list[Key] = field(default_factory=list)
+    """Series that took up a past from outside."""
 
 
 class Models:
@@ -187,6 +198,18 @@ class Models:
             kept = cells.fresh(len(state.series))
         state.waiting[at] = cells.put(kept, place, row)
 
+    def take_past(self, state: State, part: PastPart) -> None:
+        """Keep a part of an imported past until it is whole and its series has been seen; ``state`` is changed in place.
+
+        Raises ``SchemaError`` if its step is not that of the series, or a part before it is missing."""
+        if part.step_us != self.step_us:
+            raise SchemaError(
+                f"the imported past of {part.tenant}/{part.service} has steps of {part.step_us / MICROS:g} s, the series "
+                f"{self.step_s:g} s (ml.step_s): import it again with the settings of the ml stage"
+            )
+        key = (part.tenant, part.service, part.series)
+        state.imports[key] = past.gather(state.imports.get(key, ()), part)
+
     def advance(self, state: State, progress: Progress) -> Outcome:
         """Move to where the windows are; ``state`` is changed in place."""
         certain = progress.watermark_us // self.step_us
@@ -198,6 +221,7 @@ class Models:
             state.begin = min(state.waiting)
             state.newest = state.learned = state.begin - 1
         self._welcome(state)
+        imported = self._adopt(state)
         told: list[Incident | Notice] = []
         before = state.newest
         score = np.zeros(len(state.services))
@@ -217,6 +241,7 @@ class Models:
             made,
             [one for one in told if isinstance(one, Incident)],
             [one for one in told if isinstance(one, Notice)],
+            imported,
         )
 
     def hear(self, state: State, said: Feedback | Mute | Unmute) -> None:
@@ -244,6 +269,33 @@ class Models:
             present = owners[state.cells(at)["rank"] >= 0]
             last[present] = np.maximum(last[present], at)
         state.last_row = last.tolist()
+
+    def _adopt(self, state: State) -> list[Key]:
+        """Let series that are there take up their imported pasts; which they were."""
+        assert state.begin is not None
+        assert state.learned is not None
+        width, ready = (
+            self.forecaster.width,
+            [key for key, parts in state.imports.items() if past.is_whole(parts)],
+        )
+        adopted = [(row, key) for key in ready if (row := state.who.find(key)) is not None]
+        for row, key in adopted:
+            parts = state.imports.pop(key)
+            begin, told = past.first_step(parts), past.rates(parts)
+            first = max(min(begin, state.begin), state.learned + 1 - width)
+            steps = np.arange(first, state.learned + 1)
+            known = (steps >= begin) & (steps < begin + len(told))
+            values = np.full(len(steps), np.nan)
+            values[known] = told[steps[known] - begin]
+            if np.isnan(values).all():
+                continue  # it lies behind all that is remembered
+            rows = slice(row, row + 1)
+            seen = Past(state.models.past[rows], state.learned).between(first, state.learned)[0]
+            values = np.where(np.isnan(seen), values, to_rate(seen, self.step_s))
+            table.put(state.models, np.array([row]), past.learn(self.forecaster, first, values))
+            state.begin = min(state.begin, first)
+            state.imported += 1
+        return [key for _, key in adopted]
 
     def _retire(self, state: State) -> list[Incident]:
         """Forget services without a row for the whole history; newcomers take their rows, so that memory follows the

@@ -34,7 +34,7 @@ from smartscale.ml import snapshot
 from smartscale.ml.anomaly import feedback
 from smartscale.ml.partition import STANDING, Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
-from smartscale.records import dead_letters, forecasts, metrics, people, schema, topics
+from smartscale.records import dead_letters, forecasts, metrics, past, people, schema, topics
 from smartscale.records.people import Feedback, Mute, Unmute
 from smartscale.stage import Context, keep_working
 
@@ -157,7 +157,7 @@ class Stage:
         log.info("ml takes %s: snapshot to %d, replay to %d", at, covered, answered)
         saved = snapshot.Saved()
         if found is not None and state.learned is not None:
-            saved = snapshot.Saved(state.learned, tuple(state.series))
+            saved = snapshot.Saved(state.learned, tuple(state.series), state.imported)
         return Held(models, state, answered, start, saved, monotonic_s())
 
     def _snapshot(self, partition: int) -> dict[bytes, bytes]:
@@ -198,6 +198,9 @@ class Stage:
                 return []
             if name in people.DECODERS:
                 return self._hear(held, record, name)
+            if name == schema.PAST:
+                held.models.take_past(held.state, _past(record.value))
+                return []
             if name != schema.PROGRESS:
                 raise SchemaError(f"a record of schema {name!r} does not belong to {record.topic}")
             progress = _progress(record.value)
@@ -246,6 +249,8 @@ class Stage:
     def _tell(self, held: Held, record: Record, outcome: Outcome) -> None:
         if record.offset < held.answered:
             return
+        for tenant, service, series in outcome.imported:
+            log.info("ml: %s/%s takes up the imported past of its %s", tenant, service, series)
         for incident in outcome.incidents:
             closed = "" if incident.end_us is None else " (closed)"
             log.info(
@@ -280,6 +285,13 @@ def _wrong(said: Feedback | Mute | Unmute) -> str | None:
             return f"said: {word!r} is none of {', '.join(people.SAID)}"
         case _:
             return None
+
+
+def _past(value: bytes) -> past.PastPart:
+    try:
+        return past.decode(value)
+    except msgspec.MsgspecError as error:
+        raise SchemaError(f"an imported past cannot be read: {error}") from error
 
 
 def _progress(value: bytes) -> metrics.Progress:

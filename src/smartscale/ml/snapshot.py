@@ -20,6 +20,7 @@ from smartscale.errors import SchemaError
 from smartscale.ml.anomaly.feedback import Budget, Heard
 from smartscale.ml.anomaly.incidents import Track
 from smartscale.ml.partition import Models, State
+from smartscale.ml.past import Parts
 from smartscale.ml.series import table
 from smartscale.ml.series.cells import CELL
 from smartscale.ml.series.history import Past
@@ -33,7 +34,7 @@ BLOCK: Final = 256
 """Steps in a block of the past: 10,000 series are 10 MB."""
 
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -61,6 +62,8 @@ class Head(msgspec.Struct, frozen=True):
     tracks: list[tuple[Name, Track]]
     unquiet: list[tuple[int, list[Name]]]
     budget: Budget
+    imports: list[tuple[Key, Parts]]
+    imported: int
     models: dict[str, PackedArray]
     usual: dict[str, PackedArray]
     blocks: list[int]
@@ -99,6 +102,7 @@ class Saved(msgspec.Struct, frozen=True):
 
     learned: int = -1
     series: tuple[Key, ...] = ()
+    imported: int = 0
 
 
 def save(
@@ -109,7 +113,7 @@ def save(
     blocks = range(0)
     if newest is not None and state.begin is not None:
         blocks = range(max(state.begin, newest - width + 1) // BLOCK, newest // BLOCK + 1)
-    same_rows = tuple(state.series[: len(saved.series)]) == saved.series
+    same_rows = tuple(state.series[: len(saved.series)]) == saved.series and state.imported == saved.imported
     first = (saved.learned + 1) // BLOCK if same_rows and saved.series else 0
     records: dict[bytes, bytes] = {}
     for number in blocks:
@@ -130,6 +134,8 @@ def save(
         tracks=list(state.tracks.items()),
         unquiet=list(state.unquiet.items()),
         budget=state.budget,
+        imports=list(state.imports.items()),
+        imported=state.imported,
         models=table.pack(state.models, leave_out=frozenset({"past"})),
         usual=table.pack(state.usual),
         blocks=list(blocks),
@@ -138,7 +144,7 @@ def save(
     people = People(list(state.heard.items()), list(state.mutes.values()))
     records |= _chunks(f"{partition}|people", msgspec.msgpack.encode(people))
     learned = -1 if state.learned is None else state.learned
-    return Saved(learned, tuple(state.series)), records
+    return Saved(learned, tuple(state.series), state.imported), records
 
 
 def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> tuple[State, int] | None:
@@ -162,6 +168,7 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
     state.waiting = {at: np.frombuffer(rows, CELL).copy() for at, rows in head.waiting}
     state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
+    state.imports, state.imported = dict(head.imports), head.imported
     width = state.models.past.shape[1]
     for number in head.blocks:
         packed = _gather(records, f"{partition}|past|{number % _kept(width)}")

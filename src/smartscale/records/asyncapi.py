@@ -20,6 +20,7 @@ from smartscale.records import (
     forecasts,
     metrics,
     partials,
+    past,
     people,
     schema,
     topics,
@@ -62,9 +63,14 @@ _TOPICS: dict[str, tuple[str, list[_Kind]]] = {
         [_PARTIALS],
     ),
     topics.METRICS: (
-        "Results of windows, a record a row; each transaction ends with its progress. And what people say about "
-        "incidents, so that ml reads it in order with the rest; other readers pass over it.",
-        [_Kind(schema.METRIC, metrics.MetricRow), _Kind(schema.PROGRESS, metrics.Progress), *_SAID],
+        "Results of windows, a record a row; each transaction ends with its progress. And what people say of incidents and "
+        "know of the past, so that ml reads it in order with the rest; other readers pass over it.",
+        [
+            _Kind(schema.METRIC, metrics.MetricRow),
+            _Kind(schema.PROGRESS, metrics.Progress),
+            _Kind(schema.PAST, past.PastPart),
+            *_SAID,
+        ],
     ),
     topics.FORECASTS: (
         "Quantile forecasts, one record a series and step.",

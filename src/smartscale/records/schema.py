@@ -32,6 +32,7 @@ DEAD_LETTER: Final = "dead-letter/1"
 LIVE_KEY: Final = "live-key/2"
 ANCHOR: Final = "anchor/1"
 SNAPSHOT: Final = "snapshot/1"
+PAST: Final = "past/1"
 
 BEFORE: Final = {"partials/1": PARTIALS, "metric/1": METRIC, "live-key/1": LIVE_KEY}
 """The version before, where there is one, and what it is read as."""
@@ -39,7 +40,7 @@ BEFORE: Final = {"partials/1": PARTIALS, "metric/1": METRIC, "live-key/1": LIVE_
 READABLE: Final = frozenset(
     {
         EVENTS, HEARTBEAT, GROWTH, PARTIALS, METRIC, PROGRESS, FORECAST, INCIDENT, FEEDBACK, MUTE, UNMUTE,
-        NOTICE, DECISION, OWNER, DEAD_LETTER, LIVE_KEY, ANCHOR, SNAPSHOT, *BEFORE,
+        NOTICE, DECISION, OWNER, DEAD_LETTER, LIVE_KEY, ANCHOR, SNAPSHOT, PAST, *BEFORE,
     }
 )  # fmt: skip
 """Every schema this version reads: its own and, where there is one, the version before."""

@@ -44,6 +44,10 @@ class Register:
         row = self._row.get(key)
         return self._enrol(key) if row is None else row
 
+    def find(self, key: Key) -> int | None:
+        """The row of a series, None if it is not known."""
+        return self._row.get(key)
+
     def place(self, name: Name) -> int | None:
         """The row of a service, None if it is not known."""
         return self._place.get(name)
