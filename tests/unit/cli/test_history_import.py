@@ -67,12 +67,12 @@ def test_counts_a_minute_become_rates_at_the_step_of_the_models(log: str, tmp_pa
     minute   0         1     2               60, -, 180 requests
     10 s     1 1 1 …   - …   3 3 3 …         a second, six steps a minute
     """
-    said = run(csv(tmp_path, 3), "--service", "shop", "--log", log, "--json")
+    said = run(csv(tmp_path, 5), "--service", "shop", "--log", log, "--json")
     (part,) = found(log, "shop")
     assert (part.step_us, part.start_us, part.service) == (10 * MICROS, 1_772_323_200 * MICROS, "shop")
-    assert part.rates == [1.0] * 6 + [None] * 6 + [3.0] * 6
+    assert part.rates == [1.0] * 6 + [None] * 6 + [3.0] * 6 + [4.0] * 6 + [5.0] * 6
     told = msgspec.json.decode(said, type=history.Imported)
-    assert (told.values, told.gaps) == (18, 6)
+    assert (told.values, told.gaps) == (30, 6)
 
 
 def test_every_service_of_a_query_gets_its_own_past(log: str) -> None:
