@@ -74,7 +74,7 @@ class State:
     tracks: dict[Name, incidents.Track] = field(default_factory=dict)
     """Of services that are not calm."""
     unquiet: dict[int, list[Name]] = field(default_factory=dict)
-    """Services that were not calm at a step not yet learned: such steps do not become usual."""
+    """Services that had an incident at a step not yet learned: such steps do not become usual."""
     budget: feedback.Budget = field(default_factory=feedback.Budget)
     heard: dict[Name, feedback.Heard] = field(default_factory=dict)
     """What people said of a service's incidents."""
@@ -339,13 +339,19 @@ class Models:
                 part = table.part(state.models, rows)
                 self.forecaster.learn(part, at, rates[rows])
                 table.put_back(state.models, rows, part)
-            quiet = np.ones(len(state.services), np.bool_)
-            for name in state.unquiet.pop(at, []):
-                if (place := state.who.place(name)) is not None:
-                    quiet[place] = False
+            quiet = self._quiet(state, at)
             state.usual = evidence.learn(state.usual, self._observed(state, now, sure), quiet)
             state.waiting.pop(at, None)
+            state.unquiet.pop(at, None)
             state.learned = at
+
+    def _quiet(self, state: State, at: int) -> Mask:
+        """Of every service, whether it had no incident at that step."""
+        quiet = np.ones(len(state.services), np.bool_)
+        for name in state.unquiet.get(at, []):
+            if (place := state.who.place(name)) is not None:
+                quiet[place] = False
+        return quiet
 
     def _view(self, state: State) -> Array:
         """The methods' memories with the provisional steps on top."""
@@ -368,17 +374,17 @@ class Models:
         """The score of every service at step ``at``, and what there is to be told."""
         now = state.cells(at)
         rates = cells.rates(now, now["complete"])
-        demand = np.full((5, len(rates)), np.nan)
+        expected = np.full(len(rates), np.nan)
         for rows in _blocks(len(rates)):
             part = table.part(state.models, rows)
-            new = self.forecaster.surprise(part, memory[rows], at - 1, rates[rows])
-            demand[:, rows] = new.expected, new.low, new.high, new.p_low, new.p_high
+            expected[rows] = self.forecaster.surprise(part, memory[rows], at - 1, rates[rows]).expected
         main = self._demand(state)
         known = (main >= 0) & (_at(state.models.seen, main, 0) >= WARM_UP)
         observed = self._observed(state, now, now["complete"])
-        expected = evidence.Demand(*(_at(values, main, np.nan) for values in demand))
-        found = evidence.judge(state.usual, observed, expected, self.step_s, known)
-        return found.score, self._incidents(state, found, main, at)
+        found = evidence.judge(state.usual, observed, _at(expected, main, np.nan), self.step_s, known)
+        told = self._incidents(state, found, main, at)
+        state.usual = evidence.calibrate(state.usual, found, self._quiet(state, at))
+        return found.score, told
 
     def _incidents(
         self, state: State, found: evidence.Evidence, main: Places, at: int
@@ -410,9 +416,11 @@ class Models:
             known = track.open.told if incident is None and track.open is not None else incident
             if known is not None:
                 cases.append(feedback.Case(name, known, incident is not None, before.open is None))
+            if incident is not None and incidents.is_new_normal(incident):
+                table.put(state.usual, np.array([i]), evidence.fresh(1))
             if track.is_calm and at > max(track.calm_until, track.surge_until):
                 del state.tracks[name]
-            elif not track.is_calm:
+            elif track.open is not None:
                 state.unquiet.setdefault(at, []).append(name)
         return self._tell(state, cases, at)
 
@@ -450,6 +458,7 @@ class Models:
             missing=missing,
             count=np.where(some, count, np.nan),
             errors=np.where(some, _at(now["errors"], rate, np.nan), np.nan),
+            p50_ms=np.where(some, _at(now["p50_ms"], rate, np.nan), np.nan),
             p99_ms=np.where(some, _at(now["p99_ms"], rate, np.nan), np.nan),
         )
 

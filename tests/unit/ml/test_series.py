@@ -68,8 +68,8 @@ def test_a_table_that_grows_keeps_its_rows_whether_it_is_looked_at_or_not() -> N
     table.join(state, evidence.fresh(3))
     assert state.errors[:2].tolist() == [[7.0, 7.0]] * 2
     assert state.errors.shape == (5, 2)
-    assert looked_at.shape == (2, 3)
-    assert state.latency.shape == (5, 3)
+    assert looked_at.shape == (2, 2, 2)
+    assert state.latency.shape == (5, 2, 2)
     part = table.part(state, slice(1, 4))
     part.errors[:] = 1.0
     part.seen = part.seen + 9

@@ -23,13 +23,15 @@ import msgspec
 import xxhash
 
 from smartscale.clock import span_text
-from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, RULES, SURGE, ZERO
+from smartscale.ml.anomaly.evidence import CREEP, DROP, ERRORS, LATENCY, MEDIAN, RULES, SURGE, ZERO
 from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
 
 QUIET: Final = 3
 """Steps inside the band that end a watch: 30 s of 10 s, so that one calm step does not split an incident."""
-LASTING: Final = {SURGE: 30, DROP: 30, ZERO: 360, ERRORS: 360, LATENCY: 360}
+LASTING: Final = {SURGE: 30, DROP: 30, **dict.fromkeys((ZERO, ERRORS, LATENCY, MEDIAN, CREEP), 360)}
 """Steps after which what lasts is the new normal: a level after 5 minutes of 10 s, an outage after an hour."""
+SETTLED: Final = 0.5
+"""Of its largest change, what must be left for a lasting change of demand to be a new level, not a crowd going home."""
 AFTERMATH: Final = 30
 """Steps for which demand may return to what it was before an incident, and overload may outlast its surge."""
 WORSE: Final = 0.2
@@ -100,7 +102,15 @@ class Service(NamedTuple):
 
 
 _DEMAND: Final = (SURGE, DROP, ZERO)
-_CLASS_OF: Final = {ZERO: DATA_GAP, SURGE: DEMAND_SURGE, ERRORS: FAULT, LATENCY: FAULT, DROP: LEVEL_SHIFT}
+_CLASS_OF: Final = {
+    ZERO: DATA_GAP,
+    SURGE: DEMAND_SURGE,
+    ERRORS: FAULT,
+    LATENCY: FAULT,
+    MEDIAN: FAULT,
+    CREEP: FAULT,
+    DROP: LEVEL_SHIFT,
+}
 """Most telling first: the first confirmed kind names the class."""
 
 
@@ -119,10 +129,11 @@ def step(
         _begin(s, now) for s in sights if s.raised and s.kind not in watched and not _expected(s, track, now)
     ]
     ended = [w for w in watches if now - w.last >= QUIET]
-    lasting = [w for w in watches if w.confirmed and now - w.since >= LASTING[w.kind]]
+    lasting = [w for w in watches if w.confirmed and _is_lasting(w, by_kind, now)]
     alive = [w for w in watches if w not in ended and w not in lasting]
     signs = _signs(track, [*alive, *ended, *lasting])
-    told = _tell(track, service, alive, ended, lasting, signs, now, step_us)
+    storm = _is_storm(alive, by_kind)
+    told = _tell(track, service, alive, ended, lasting, signs, now, step_us, storm)
     still = told or (track.open.told if track.open else None)
     since = track.open.since if track.open else now
     opened = Open(still, since, signs) if still and still.end_us is None else None
@@ -150,6 +161,11 @@ def as_told(track: Track, incident: Incident) -> Track:
     return msgspec.structs.replace(track, open=msgspec.structs.replace(track.open, told=incident))
 
 
+def is_new_normal(told: Incident) -> bool:
+    """Whether errors or latency have to be learned anew. Demand is by its forecast, in any case."""
+    return told.class_ == LEVEL_SHIFT and told.end_us is not None and told.metric in _METRIC.values()
+
+
 def _silence_is_more_than_a_drop(watches: list[Watch], by_kind: dict[str, Sight]) -> list[Watch]:
     """A drop that goes on to nothing at all is a gap, by the band from before the drop."""
     silent = DROP in by_kind and by_kind[DROP].seen == 0 and all(w.kind != ZERO for w in watches)
@@ -159,6 +175,29 @@ def _silence_is_more_than_a_drop(watches: list[Watch], by_kind: dict[str, Sight]
         else w
         for w in watches
     ]
+
+
+def _is_lasting(watch: Watch, by_kind: dict[str, Sight], now: int) -> bool:
+    """Whether a watch is old enough to be the new normal. Demand that is on its way back is not, for a while."""
+    age = now - watch.since
+    if watch.kind not in (SURGE, DROP) or watch.kind not in by_kind or age >= 4 * LASTING[watch.kind]:
+        return age >= LASTING[watch.kind]
+    there = abs(by_kind[watch.kind].seen - watch.expected) >= SETTLED * abs(watch.worst - watch.expected)
+    return age >= LASTING[watch.kind] and there
+
+
+def _is_storm(watches: list[Watch], by_kind: dict[str, Sight]) -> bool:
+    """Whether failures that are tried again explain the demand: without what failed, it is as usual.
+
+    With a failing share p and r retries, arrivals multiply by 1 + p + ... + p^r <= 1 / (1 - p): the share that
+    succeeds is at most the demand there was. A surge that overloads a service leaves more successes than usual."""
+    surge = next((w for w in watches if w.kind == SURGE), None)
+    failing = any(w.kind == ERRORS for w in watches)
+    if surge is None or not failing or ERRORS not in by_kind or SURGE not in by_kind:
+        return False
+    demand, share = by_kind[SURGE].seen, by_kind[ERRORS].seen
+    usual = max(surge.high, RULES[SURGE].effect * surge.expected)
+    return demand > surge.high and demand * (1 - share) <= usual
 
 
 def _calm_band(track: Track, alive: list[Watch], by_kind: dict[str, Sight]) -> tuple[float, float]:
@@ -234,15 +273,16 @@ def _tell(
     signs: tuple[Watch, ...],
     now: int,
     step_us: int,
+    storm: bool,
 ) -> Incident | None:
     confirmed = [w for w in alive if w.confirmed]
     end_us = now * step_us
     if confirmed:
-        return _open_or_update(track, service, confirmed, signs, end_us, now, step_us)
+        return _open_or_update(track, service, confirmed, signs, end_us, now, step_us, storm)
     if track.open is None:
         return None
     before = track.open.told
-    shift = next((w for w in lasting if w.kind in (SURGE, DROP)), None)
+    shift = next((w for w in lasting if w.kind != ZERO), None)
     if shift is not None:
         incident = _describe(service, (shift,), LEVEL_SHIFT, before.start_us, end_us, step_us)
         text = f"{incident.text}: taken as the new level"
@@ -260,8 +300,9 @@ def _open_or_update(
     end_us: int,
     now: int,
     step_us: int,
+    storm: bool,
 ) -> Incident | None:
-    class_ = _class(track, service, confirmed, now)
+    class_ = _class(track, service, confirmed, now, storm)
     if track.open is None:
         start_us = (min(w.since for w in confirmed) - 1) * step_us
         return _describe(service, signs, class_, start_us, end_us, step_us)
@@ -272,17 +313,23 @@ def _open_or_update(
     return incident if changed else None
 
 
-def _class(track: Track, service: Service, confirmed: list[Watch], now: int) -> str:
+def _class(track: Track, service: Service, confirmed: list[Watch], now: int, storm: bool) -> str:
     kinds = {w.kind for w in confirmed}
+    if storm and ZERO not in kinds:
+        return FAULT
     found = next(class_ for kind, class_ in _CLASS_OF.items() if kind in kinds)
     # Overload follows demand: slow answers while demand has risen, or just after a surge, are its consequence.
-    overload = LATENCY in kinds and (service.demand_rose or now <= track.surge_until)
+    overload = kinds & _SLOW and (service.demand_rose or now <= track.surge_until)
     return DEMAND_SURGE if found == FAULT and overload else found
 
 
+_SLOW: Final = {LATENCY, MEDIAN, CREEP}
+
+
 def _may_become(before: str, after: str, age: int) -> bool:
-    """Which changes of class are told: a fault so young that the surge behind it had not shown yet, and silence."""
-    if (before, after) == (FAULT, DEMAND_SURGE):
+    """Which changes of class are told: of an incident so young that what is behind it had not shown yet (a surge
+    behind slow answers, failures behind retries), and silence."""
+    if {before, after} == {FAULT, DEMAND_SURGE}:
         return age <= JOINED
     return after == DATA_GAP or before == LEVEL_SHIFT
 
@@ -303,6 +350,8 @@ def _describe(
     service: Service, signs: tuple[Watch, ...], class_: str, start_us: int, now_us: int, step_us: int
 ) -> Incident:
     """An incident with these signs, at least one, the most telling first."""
+    # The class's own kind first: retries of failures are more demand, but the failures are the news.
+    signs = tuple(sorted(signs, key=lambda w: _CLASS_OF[w.kind] != class_))
     main = signs[0]
     label = f"{service.tenant}\x1f{service.service}\x1f{start_us}"
     return Incident(
@@ -324,7 +373,12 @@ def _describe(
     )
 
 
-_METRIC: Final = {ERRORS: "error_rate", LATENCY: "latency_p99_ms"}
+_METRIC: Final = {
+    ERRORS: "error_rate",
+    LATENCY: "latency_p99_ms",
+    MEDIAN: "latency_p50_ms",
+    CREEP: "latency_p50_ms",
+}
 MOST: Final = 1e6
 """Effects are told up to here: JSON has no infinity."""
 
@@ -349,7 +403,7 @@ def _severity(watch: Watch) -> float:
     worst, usual = watch.worst, watch.expected
     part = {
         SURGE: 1 - usual / max(worst, 1e-9),
-        LATENCY: 1 - usual / max(worst, 1e-9),
+        **dict.fromkeys(_SLOW, 1 - usual / max(worst, 1e-9)),
         DROP: 1 - worst / max(usual, 1e-9),
         ZERO: 1.0,
         ERRORS: 2 * (worst - usual),
@@ -363,8 +417,10 @@ def _sentence(watch: Watch, demand: str, step_us: int) -> str:
     if watch.kind == ERRORS:
         seen, usual = f"error rate {_percent(watch.worst)}", _percent(watch.expected)
         return f"{seen} for {lasted}, usually {usual} (up to {_percent(watch.high)})"
-    if watch.kind == LATENCY:
-        seen, usual = f"p99 latency {_amount(watch.worst)} ms", _amount(watch.expected)
+    if watch.kind in _SLOW:
+        level = "p99" if watch.kind == LATENCY else "median"
+        seen, usual = f"{level} latency {_amount(watch.worst)} ms", _amount(watch.expected)
+        seen = f"{seen}, creeping up," if watch.kind == CREEP else seen
         return f"{seen} for {lasted}, usually {usual} ms (up to {_amount(watch.high)})"
     seen = f"{demand} {_amount(watch.worst)} /s" if watch.worst > 0 else f"no {demand}"
     band = f"{_amount(watch.low)} to {_amount(watch.high)}"

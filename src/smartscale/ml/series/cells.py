@@ -24,12 +24,13 @@ CELL: Final = np.dtype(
         ("value", "<f8"),  # events a second
         ("count", "<f8"),
         ("errors", "<f8"),
+        ("p50_ms", "<f8"),
         ("p99_ms", "<f8"),
         ("final", "?"),
         ("complete", "?"),
     ]
 )
-_EMPTY: Final = np.array([(-1, np.nan, np.nan, np.nan, np.nan, False, False)], CELL)
+_EMPTY: Final = np.array([(-1, np.nan, np.nan, np.nan, np.nan, np.nan, False, False)], CELL)
 
 
 def fresh(capacity: int) -> Cells:
@@ -43,8 +44,8 @@ def put(cells: Cells, place: int, row: Row) -> Cells:
         cells = np.concatenate([cells, fresh(max(place + 1 - len(cells), len(cells)))])
     rank = 2 * row.revision + row.final
     if rank >= cells["rank"][place]:
-        p99_ms = np.nan if row.latency_p99_ms is None else row.latency_p99_ms
-        cells[place] = rank, row.value, row.count, row.errors, p99_ms, row.final, row.complete
+        p50_ms, p99_ms = (np.nan if ms is None else ms for ms in (row.latency_p50_ms, row.latency_p99_ms))
+        cells[place] = rank, row.value, row.count, row.errors, p50_ms, p99_ms, row.final, row.complete
     return cells
 
 

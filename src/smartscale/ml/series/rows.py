@@ -37,6 +37,7 @@ class Row(msgspec.Struct, frozen=True):
     complete: bool
     latency_p99_ms: float | None = None
     value_sum: float | None = None
+    latency_p50_ms: float | None = None
 
     @property
     def series(self) -> str:
@@ -71,12 +72,15 @@ def read(value: bytes, window: str) -> Row | None:
         and math.isfinite(row.value)
         and row.value >= 0
         and 0 <= row.errors <= row.count
-        and (row.latency_p99_ms is None or (math.isfinite(row.latency_p99_ms) and row.latency_p99_ms >= 0))
+        and all(
+            ms is None or (math.isfinite(ms) and ms >= 0) for ms in (row.latency_p50_ms, row.latency_p99_ms)
+        )
     )
     if not sound:
         raise SchemaError(
             f"the {row.kind} row of {row.tenant}/{row.service} ending at {row.end_us} makes no sense: "
-            f"{row.value} events a second, {row.errors} errors of {row.count}, p99 {row.latency_p99_ms} ms"
+            f"{row.value} events a second, {row.errors} errors of {row.count}, p50 {row.latency_p50_ms} ms, "
+            f"p99 {row.latency_p99_ms} ms"
         )
     return row
 
