@@ -91,6 +91,11 @@ def muted_until(mute: Mute, at_us: int) -> int | None:
     return min(max(found), bounds.end_us) if found else None
 
 
+def is_over(mute: Mute, at_us: int) -> bool:
+    """Whether it ended for good before this instant."""
+    return _bounds(mute).end_us <= at_us
+
+
 def means(mute: Mute, incident: Incident) -> bool:
     """Whether the mute is about such an incident, whenever."""
     return (

@@ -14,6 +14,7 @@ import typer
 from smartscale.cli.dead_letters import dead_letters_cli
 from smartscale.cli.evaluate import evaluate_cli
 from smartscale.cli.history import history_cli
+from smartscale.cli.incidents import incidents_cli
 from smartscale.cli.ingest_tail import tail as tail_files
 from smartscale.cli.options import (
     AcceptLossOption,
@@ -50,6 +51,7 @@ cli.add_typer(policy_cli, name="policy")
 cli.add_typer(tokens_cli, name="tokens")
 cli.command("compile", epilog="Example: smartscale compile")(compile_all)
 cli.add_typer(dead_letters_cli, name="dead-letters")
+cli.add_typer(incidents_cli, name="incidents")
 cli.add_typer(scenario_cli, name="scenario")
 cli.add_typer(history_cli, name="history")
 cli.add_typer(produce_cli, name="produce")

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from smartscale import calendars
 from smartscale.clock import MICROS
 from smartscale.errors import SchemaError
 from smartscale.ml import past
@@ -251,7 +252,9 @@ class Models:
                 name = (said.tenant, said.service)
                 state.heard[name] = feedback.hear(state.heard.get(name, feedback.Heard()), said)
             case Mute():
-                state.mutes[said.name] = said
+                now_us = (state.newest or 0) * self.step_us
+                kept = (one for one in state.mutes.values() if not calendars.is_over(one, now_us))
+                state.mutes = {one.name: one for one in (*kept, said)}
             case Unmute():
                 state.mutes.pop(said.name, None)
 

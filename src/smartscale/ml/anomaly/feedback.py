@@ -33,6 +33,7 @@ from smartscale import calendars
 from smartscale.clock import MICROS, iso
 from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, RULES, SURGE, ZERO
 from smartscale.ml.anomaly.incidents import WORSE
+from smartscale.records.explain import effect_text
 from smartscale.records.forecasts import Incident
 from smartscale.records.people import ACK, BUDGET_SPENT, FALSE_ALARM, Feedback, Mute, Notice
 
@@ -185,17 +186,6 @@ def unwanted(heard: Heard, mutes: Sequence[Mute], incident: Incident, at_us: int
         alarms = "a false alarm" if count == 1 else f"{count} false alarms"
         return f"{alarms} raised the bar of {kind} to {effect_text(kind, asked[kind])}"
     return ""
-
-
-def effect_text(kind: str, effect: float) -> str:
-    """An effect with its unit.
-
-    >>> effect_text("surge", 1.62), effect_text("errors", 0.123)
-    ('1.6 times the expected', '12 points of errors')
-    """
-    if kind == ERRORS:
-        return f"{100 * effect:.0f} points of errors"
-    return f"{effect:.1f} times {'less than ' if kind == DROP else ''}the expected"
 
 
 class Case(NamedTuple):
