@@ -51,6 +51,10 @@ def anomalies(
             "--scores", metavar="OUT", help="Write each point's scores there, under the same relative paths."
         ),
     ] = None,
+    report_to: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="OUT.html", help="Write a page: series, labels, alerts, state."),
+    ] = None,
     detector: Annotated[
         str,
         typer.Option("--detector", metavar="MODULE:CLASS", help="Another detector (docs/evaluate.md)."),
@@ -61,7 +65,8 @@ def anomalies(
 
     Scored by the published rules of the Numenta Anomaly Benchmark, and by VUS-PR (docs/evaluate.md explains every
     figure). Exit code 2 if a file could not be read; the others are scored."""
-    from smartscale.evaluate.anomalies import corpus, results, scores_csv, tables
+    from smartscale.evaluate import page
+    from smartscale.evaluate.anomalies import corpus, report, results, scores_csv, tables
 
     make = _maker(detector)
     found = corpus.read(folder, labels, column)
@@ -75,6 +80,8 @@ def anomalies(
     if scores_to is not None:
         scores_csv.write(scores_to, found, scores)
     result = results.evaluated(found, scores, detector, bar, buffer)
+    if report_to is not None:
+        page.write(report_to, f"Anomalies in {folder.name}", report.parts(found, scores, result))
     if as_json:
         print_json(result)
     else:

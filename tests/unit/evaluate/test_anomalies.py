@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,21 @@ class TestCommand:
         assert run.exit_code == 0, run.output
         for word in ("a/one.csv", "windows moved", "alarm clock", "other's threshold", "VUS-PR"):
             assert word in run.stdout
+
+    def test_the_report_shows_each_series_with_its_windows_and_alerts(self, tmp_path: Path) -> None:
+        out = tmp_path / "report.html"
+        run = evaluate(nab_folder(tmp_path / "nab"), "--report", out, *ZSCORE)
+        assert run.exit_code == 0, run.output
+        text = out.read_text()
+        figures = [
+            json.loads(data) for data in re.findall(r'<script type="application/json">(.*?)</script>', text)
+        ]
+        assert len(figures) == 4
+        value, alert, state = figures[0]["data"]
+        assert (len(value["x"]), len(alert["x"]), len(state["x"])) == (N, 1, N)
+        assert alert["x"] == [stamp(200)]
+        window = figures[0]["layout"]["shapes"][1]
+        assert (window["x0"], window["x1"]) == (stamp(190), stamp(229))
 
     def test_a_bad_file_ends_with_code_2_after_the_others_are_scored(self, tmp_path: Path) -> None:
         folder = nab_folder(tmp_path)

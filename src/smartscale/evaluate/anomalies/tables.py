@@ -55,12 +55,12 @@ def _profiles(profiles: dict[str, ProfileResult], bar: float) -> Table:
     table.add_column("")
     for name in profiles:
         table.add_column(name, justify="right")
-    for what, tell in _ROWS.items():
+    for what, tell in ROWS.items():
         table.add_row(what.format(bar=bar), *(tell(profile) for profile in profiles.values()))
     return table
 
 
-_ROWS: Final[dict[str, Callable[[ProfileResult], str]]] = {
+ROWS: Final[dict[str, Callable[[ProfileResult], str]]] = {
     "score": lambda it: f"{it.score:.1f}",
     "  best threshold": lambda it: f"{it.threshold:.4g}",
     "  windows found": lambda it: f"{it.found} of {it.windows}",
