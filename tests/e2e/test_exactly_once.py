@@ -46,7 +46,7 @@ MOVING = ("combine", "window")
 """Stages that have one to four members."""
 OTHERS = {"sqlite": ("ingest", "ml", "control"), "kafka": ("ingest",)}
 """What else runs and is killed: on Kafka no more than the three brokers leave room for."""
-DURATION_S = 190.0
+DURATION_S = 140.0
 KILLS_EACH = 4
 RATE_PER_S = 500
 SETTINGS = {

@@ -214,7 +214,7 @@ def test_sqlite_log_and_memory_log_agree() -> None:
     run_state_machine_as_test(
         SqliteAgainstMemory,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

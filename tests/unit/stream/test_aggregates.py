@@ -9,7 +9,7 @@ import datasketches
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartscale.config import Windows
@@ -59,6 +59,7 @@ def exact(values: Sequence[float], level: float) -> float:
 
 
 @pytest.mark.parametrize("aggregation", [Requests(), Latency(), Values(), Users()], ids=lambda one: one.name)
+@settings(max_examples=40)
 @given(sent=st.lists(SENT, min_size=1, max_size=40), seed=st.integers(0, 1000))
 def test_any_split_any_order_and_any_way_of_merging_give_one_result(
     aggregation: Aggregation, sent: list[Sent], seed: int

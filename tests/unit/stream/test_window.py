@@ -397,7 +397,7 @@ def end(run: Driver) -> None:
     run.finish()
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(STORY, st.sampled_from([1, 7, core.ROWS_PER_STEP]))
 def test_finals_are_those_of_the_raw_events_however_they_came(story: list[Told], rows_limit: int) -> None:
     """Any order, any split into records and transactions, any interleaving of watermarks: what was not late is in every
@@ -416,7 +416,7 @@ def test_finals_are_those_of_the_raw_events_however_they_came(story: list[Told],
     assert sum(step.late for step in run.steps) == sum(letter.count for letter in run.letters) == late
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(STORY)
 def test_what_a_row_says_is_what_had_come_by_then(story: list[Told]) -> None:
     """Every revision, not only the final one: after each commit, the latest row of every window emitted so far."""
@@ -432,7 +432,7 @@ def test_what_a_row_says_is_what_had_come_by_then(story: list[Told]) -> None:
             check_row(row, expected[key], SETTINGS.windows)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(STORY)
 def test_progress_only_moves_on_and_keeps_its_promises(story: list[Told]) -> None:
     """Watermarks never fall; what is said to be emitted, complete and final is."""
@@ -476,7 +476,7 @@ def _rounded(row: MetricRow) -> str:
     return repr(msgspec.structs.replace(row, value_sum=value_sum, value_mean=value_mean))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(STORY, st.sets(st.integers(0, 13)), st.sampled_from([3, core.ROWS_PER_STEP]))
 def test_a_restart_is_invisible(story: list[Told], restarts: set[int], rows_limit: int) -> None:
     """After any transactions, between those of one emission too: rows, revisions, late verdicts, live keys and progress of
