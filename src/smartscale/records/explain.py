@@ -89,7 +89,7 @@ def _why_class(incident: Incident) -> str:
         case c if c == DATA_GAP:
             return "nothing arrived where something was sure; control holds the replicas, silence is not taken for calm"
         case c if c == LEVEL_SHIFT and incident.end_us is not None:
-            return "demand stayed at its new level: told once, and the normal one from then on"
+            return f"{incident.metric} stayed at its new level: told once, and the normal one from then on"
         case c if c == LEVEL_SHIFT:
             return "demand fell below what was forecast, and stays there"
         case c:
