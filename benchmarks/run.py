@@ -1,8 +1,9 @@
 """Runs every benchmark, one after the other, and keeps what it printed.
 
 Each script prints one JSON value to stdout. The results go to ``benchmarks/results/NAME.json`` with commit, machine
-and date; ``docs/performance.md`` quotes them. Usage: ``python benchmarks/run.py [NAME …]`` (default: all but ``peers``,
-which fetches other stream processors).
+and date; ``docs/performance.md`` quotes them. Usage: ``python benchmarks/run.py [NAME …] [-- ARGUMENT …]``; the arguments
+are passed on. Default: all but ``peers``, which fetches other stream processors, and ``beside_statsforecast``, which
+fetches other forecasts and needs a folder of traces.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
+NEEDS_MORE = {"peers", "beside_statsforecast"}
+"""Only run when named."""
 
 
 def machine() -> dict[str, object]:
@@ -48,7 +51,9 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def main(names: list[str]) -> int:
+def main(words: list[str]) -> int:
+    at = words.index("--") if "--" in words else len(words)
+    names, arguments = words[:at], words[at + 1 :]
     scripts = {
         script.stem: script
         for folder in ("micro", "pipeline", "models", "peers")
@@ -59,11 +64,11 @@ def main(names: list[str]) -> int:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(sorted(scripts))}", file=sys.stderr)
         return 2
     failed = 0
-    for name in names or sorted(scripts.keys() - {"peers"}):
+    for name in names or sorted(scripts.keys() - NEEDS_MORE):
         print(f"{name} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         run = subprocess.run(
-            [sys.executable, str(scripts[name])], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, str(scripts[name]), *arguments], stdout=subprocess.PIPE, text=True, check=False
         )
         if run.returncode != 0:
             print(f"{name} failed with exit code {run.returncode}", file=sys.stderr)

@@ -187,16 +187,18 @@ def read_rows(path: Path, column: str | None = None, signed: bool = False) -> Ro
 
 
 def step_of(times_us: Micros) -> int:
-    """The spacing of sorted, distinct times (us): their median distance; where few rows have just that distance, a round
-    number of seconds near to it.
+    """The spacing of sorted, distinct times (us): the most frequent distance, if most distances are just that, or all but a
+    tenth are whole multiples of it (rows are missing); else the median one, as a round number of seconds near to it.
 
-    >>> step_of(np.array([0, 60, 120, 240]) * 1_000_000), step_of(np.array([0, 5_105, 10_206, 15_300]) * 1000)
+    >>> step_of(np.array([0, 60, 180, 360]) * 1_000_000), step_of(np.array([0, 5_105, 10_206, 15_300]) * 1000)
     (60000000, 5000000)
     """
     apart = np.diff(times_us)
+    distances, counts = np.unique(apart, return_counts=True)
+    usual = int(distances[counts.argmax()])
+    if 2 * counts.max() >= len(apart) or (apart % usual == 0).mean() >= 0.9:
+        return usual
     median = int(np.median(apart))
-    if 2 * np.count_nonzero(apart == median) >= len(apart):
-        return median
     nice = min(_NICE_S, key=lambda seconds: abs(math.log(seconds * MICROS / median)))
     if abs(nice * MICROS / median - 1) <= _OFF_NICE:
         return nice * MICROS
