@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartscale.clock import MICROS, iso, parse_iso_us
@@ -188,6 +188,7 @@ def test_a_wrong_file_is_told_with_place_and_remedy(tmp_path: Path, text: str, w
     assert "load.csv" in str(caught.value)
 
 
+@settings(max_examples=40)
 @given(
     values=st.lists(st.integers(0, 1000) | st.none(), min_size=2, max_size=30),
     step=st.sampled_from([5, 60, 600, 3600]),
