@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -89,9 +91,31 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         yield World(pipeline)
 
 
-def test_a_false_alarm_lowers_later_ones_after_a_kill_and_the_page_is_true(world: World) -> None:
+def test_a_false_alarm_lowers_later_ones_after_a_kill_and_the_page_is_true(
+    world: World, tmp_path: Path
+) -> None:
     """A surge is told; called a false alarm; ml is killed; the next one is recorded, with the reason, and not told. An
-    outage is told all the same. Then every command of the page."""
+    outage is told all the same. Then every command of the page. A watch sends what is to be told, each once."""
+    sent = tmp_path / "sent"
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "smartscale", "incidents", "watch", "--exec", f"cat >> {sent}; echo >> {sent}"]
+    )
+    try:
+        _live_through_it(world)
+        wait_until(lambda: len(told_by(sent)) == 2, WAIT_S, lambda: str(told_by(sent)))
+    finally:
+        watch.terminate()
+    assert watch.wait(30) == 0
+    assert told_by(sent) == [str(one["id"]) for one in run("list") if one["notify"]]
+
+
+def told_by(file: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _live_through_it(world: World) -> None:
+    with world.pipeline.log() as log:
+        wait_until(lambda: bool(log.committed("watch")), WAIT_S, lambda: "the watch has not begun")
     world.live(60)
     first = world.surge(known=0)
     assert (first["class"], first["notify"], first["silenced"]) == (DEMAND_SURGE, True, "")

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from smartscale import app, calendars
 from smartscale.cli.dead_letters import plain, since_ms
+from smartscale.cli.incidents_watch import watch
 from smartscale.cli.options import ConfigOption, JsonOption, LogOption, console, opened, print_json, settings
 from smartscale.clock import iso, monotonic_s, span_text
 from smartscale.config import Settings
@@ -447,3 +448,8 @@ def mutes(log: LogOption = None, config: ConfigOption = None, as_json: JsonOptio
 
 def _until(us: int | None) -> str | None:
     return None if us is None else "it is lifted" if us == calendars.FOREVER else iso(us)
+
+
+incidents_cli.command(
+    "watch", epilog="Example: smartscale incidents watch --webhook https://chat.example/hooks/ops --ends"
+)(watch)
