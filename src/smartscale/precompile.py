@@ -18,6 +18,7 @@ def steps() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "OTLP spans", _spans
     yield "the stream processor", _stream
     yield "the load generator", _load
+    yield "the anomaly detector", _detector
 
 
 def _edge() -> None:
@@ -49,6 +50,15 @@ def _load() -> None:
     from smartscale.producer import job, scenario
 
     job.warm_up(scenario.load_of(_SCENARIO))
+
+
+def _detector() -> None:
+    import numpy as np
+
+    from smartscale.ml.anomaly.detector import Detector
+
+    detector = Detector()
+    detector.step(detector.fresh(1), np.zeros(1, np.int64), np.ones(1))
 
 
 _SCENARIO: Final = """

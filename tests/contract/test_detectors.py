@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from smartscale.ml.anomaly import detector
 from smartscale.ml.anomaly.protocol import Detector, pack, unpack
 from smartscale.testing.detectors import AlarmClock, Null, Random, ZScore
 
@@ -16,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Make = Callable[[float | None], Detector[Any]]
 
 STEP_S, DAY, STEPS = 300.0, 288, 900
-DETECTORS: list[Make] = [Null, Random, AlarmClock, ZScore]
+DETECTORS: list[Make] = [Null, Random, AlarmClock, ZScore, detector.Detector]
 BLIND = (Null, Random, AlarmClock)
 
 
