@@ -28,7 +28,7 @@ from smartscale import calendars
 from smartscale.clock import MICROS
 from smartscale.errors import SchemaError
 from smartscale.ml import past
-from smartscale.ml.anomaly import evidence, feedback, incidents
+from smartscale.ml.anomaly import calibration, evidence, feedback, incidents
 from smartscale.ml.forecast import ensemble
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
@@ -409,6 +409,7 @@ class Models:
                     high=float(found.high[kind][i]),
                     effect=float(found.effect[kind][i]),
                     raised=bool(found.raised[kind][i]),
+                    strength=float(found.strength[kind][i]),
                 )
                 for kind in evidence.KINDS
                 if not np.isnan(found.seen[kind][i])
@@ -416,6 +417,7 @@ class Models:
             before = state.tracks.get(name, incidents.Track())
             track, incident = incidents.step(before, service, sights, at, self.step_us)
             state.tracks[name] = track
+            found.score[i] = calibration.probability(np.array(incidents.strength_at(track, sights, at)))
             known = track.open.told if incident is None and track.open is not None else incident
             if known is not None:
                 cases.append(feedback.Case(name, known, incident is not None, before.open is None))

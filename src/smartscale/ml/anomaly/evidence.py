@@ -23,6 +23,7 @@ Berger (2001): the Bayes factor in favour of "as usual" is at least ``-e p ln p`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from smartscale.ml.anomaly import tails
+from smartscale.ml.anomaly import calibration, tails
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -66,8 +67,8 @@ RULES: Final = {
 }
 KINDS: Final = tuple(RULES)
 
-PRIOR: Final = 0.01
-"""Share of steps that are out of the ordinary: one in a hundred (our choice; the score is monotone in it)."""
+GROUPS: Final = ((SURGE, DROP, ZERO), (ERRORS,), (LATENCY, MEDIAN, CREEP))
+"""Kinds that see the same thing count once, as the strongest of them."""
 MIN_EVENTS: Final = 10.0
 """Fewer events of difference in a step are never raised."""
 MIN_ERRORS: Final = 5
@@ -159,6 +160,7 @@ class Evidence:
     effect: dict[str, Array]
     raised: dict[str, Mask]
     p: dict[str, Array]
+    strength: dict[str, Array]
     residuals: Array
     spreads: Array
 
@@ -203,11 +205,11 @@ def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, war
         kind: warm & (p[kind] <= rule.p) & (np.nan_to_num(effect[kind]) >= rule.effect)
         for kind, rule in RULES.items()
     }
-    least = np.minimum.reduce([np.nan_to_num(p[kind], nan=1.0) for kind in KINDS])
+    strength = {kind: np.where(warm, calibration.strength(p[kind]), 0.0) for kind in KINDS}
     of_demand, zero = (SURGE, DROP, ZERO), np.zeros(len(seen))
     usual = {LATENCY: usual_ms[0], MEDIAN: usual_ms[1], CREEP: np.exp(usual_log)}
     return Evidence(
-        score=np.where(warm, probability(np.minimum(least * len(KINDS), 1.0)), 0.0),
+        score=np.where(warm, calibration.probability(total(strength)), 0.0),
         seen={
             **dict.fromkeys(of_demand, seen),
             ERRORS: share,
@@ -225,6 +227,7 @@ def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, war
         effect=effect,
         raised=raised,
         p=p,
+        strength=strength,
         residuals=residuals,
         spreads=spreads,
     )
@@ -267,15 +270,10 @@ def learn(baseline: Baseline, now: Observed, quiet: Mask) -> Baseline:
     )
 
 
-def probability(p: Array) -> Array:
-    """Probability of an anomaly from a p-value.
-
-    >>> probability(np.array([1.0, 1e-3, 1e-5])).round(2).tolist()
-    [0.01, 0.35, 0.97]
-    """
-    small = np.clip(p, 1e-300, np.exp(-1))
-    factor = -np.e * small * np.log(small)
-    return np.asarray(1 / (1 + factor * (1 - PRIOR) / PRIOR), np.float64)
+def total(strength: Mapping[str, Array]) -> Array:
+    """The strength of all kinds together; one left out has none."""
+    groups = [[strength[kind] for kind in group if kind in strength] for group in GROUPS]
+    return np.asarray(np.sum([np.maximum.reduce(group) for group in groups if group], axis=0), np.float64)
 
 
 def _ratio(a: Array, b: Array) -> Array:

@@ -17,13 +17,16 @@ When demand returns into the band that was expected before, that is no news eith
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 import xxhash
 
 from smartscale.clock import span_text
-from smartscale.ml.anomaly.evidence import CREEP, DROP, ERRORS, LATENCY, MEDIAN, RULES, SURGE, ZERO
+from smartscale.ml.anomaly.calibration import probability
+from smartscale.ml.anomaly.evidence import CREEP, DROP, ERRORS, LATENCY, MEDIAN, RULES, SURGE, ZERO, total
 from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
 
 QUIET: Final = 3
@@ -50,6 +53,8 @@ class Sight(NamedTuple):
     high: float
     effect: float
     raised: bool
+    strength: float = 0.0
+    """Of the evidence, see ``calibration``."""
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -65,6 +70,8 @@ class Watch(msgspec.Struct, frozen=True):
     """Steps seen beyond the band."""
     worst: float
     confirmed: bool
+    strength: float = 0.0
+    """Of all evidence together, at its strongest while beyond the band."""
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -122,11 +129,14 @@ def step(
     ``sights`` holds every kind whose value is known; a kind left out (nothing to measure) counts as calm. Whether people
     are told is not decided here but in ``feedback``."""
     by_kind = {sight.kind: sight for sight in sights}
-    watches = [_follow(w, by_kind[w.kind], now) if w.kind in by_kind else w for w in track.watches]
+    strength = strength_of(track, sights, now)
+    watches = [_follow(w, by_kind[w.kind], now, strength) if w.kind in by_kind else w for w in track.watches]
     watches = _silence_is_more_than_a_drop(watches, by_kind)
     watched = {watch.kind for watch in watches}
     watches += [
-        _begin(s, now) for s in sights if s.raised and s.kind not in watched and not _expected(s, track, now)
+        _begin(s, now, strength)
+        for s in sights
+        if s.raised and s.kind not in watched and not _expected(s, track, now)
     ]
     ended = [w for w in watches if now - w.last >= QUIET]
     lasting = [w for w in watches if w.confirmed and _is_lasting(w, by_kind, now)]
@@ -159,6 +169,19 @@ def as_told(track: Track, incident: Incident) -> Track:
     """The track of a service whose open incident is known to people as ``incident`` from now on."""
     assert track.open is not None
     return msgspec.structs.replace(track, open=msgspec.structs.replace(track.open, told=incident))
+
+
+def strength_of(track: Track, sights: Iterable[Sight], now: int) -> float:
+    """Of all evidence of a step, without that of demand that returns to what it was."""
+    fresh = {s.kind: np.array(0.0 if _expected(s, track, now) else s.strength) for s in sights}
+    return float(total(fresh)) if fresh else 0.0
+
+
+def strength_at(track: Track, sights: Iterable[Sight], now: int) -> float:
+    """The same, once ``track`` has taken the step: what is still beyond the band of a watch is as strange as it was at
+    its strangest, however used to it the models have become."""
+    lasting = [w.strength for w in track.watches if w.last == now]
+    return max([strength_of(track, sights, now), *lasting])
 
 
 def is_new_normal(told: Incident) -> bool:
@@ -206,7 +229,7 @@ def _calm_band(track: Track, alive: list[Watch], by_kind: dict[str, Sight]) -> t
     return (before.low, before.high) if before else (track.calm_low, track.calm_high)
 
 
-def _begin(sight: Sight, now: int) -> Watch:
+def _begin(sight: Sight, now: int, strength: float) -> Watch:
     rule = RULES[sight.kind]
     return Watch(
         kind=sight.kind,
@@ -218,10 +241,11 @@ def _begin(sight: Sight, now: int) -> Watch:
         beyond=1,
         worst=sight.seen,
         confirmed=rule.steps <= 1 or sight.effect >= rule.strong,
+        strength=strength,
     )
 
 
-def _follow(watch: Watch, sight: Sight, now: int) -> Watch:
+def _follow(watch: Watch, sight: Sight, now: int, strength: float) -> Watch:
     """The watch after one more value, judged by its own frozen band."""
     rule = RULES[watch.kind]
     if watch.kind == ZERO:
@@ -235,7 +259,12 @@ def _follow(watch: Watch, sight: Sight, now: int) -> Watch:
     count = watch.beyond + 1
     strong = sight.raised and sight.effect >= rule.strong
     return msgspec.structs.replace(
-        watch, last=now, beyond=count, worst=worst, confirmed=watch.confirmed or strong or count >= rule.steps
+        watch,
+        last=now,
+        beyond=count,
+        worst=worst,
+        confirmed=watch.confirmed or strong or count >= rule.steps,
+        strength=max(watch.strength, strength),
     )
 
 
@@ -370,6 +399,7 @@ def _describe(
         text="; ".join(_sentence(w, service.demand, step_us) for w in signs),
         expected=main.expected,
         kinds={w.kind: round(min(effect(w), MOST), 3) for w in signs},
+        probability=round(float(probability(np.array(max(w.strength for w in signs)))), 4),
     )
 
 
