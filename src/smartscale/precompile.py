@@ -19,6 +19,7 @@ def steps() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "the stream processor", _stream
     yield "the load generator", _load
     yield "the anomaly detector", _detector
+    yield "the forecasts", _forecasts
 
 
 def _edge() -> None:
@@ -59,6 +60,22 @@ def _detector() -> None:
 
     detector = Detector()
     detector.step(detector.fresh(1), np.zeros(1, np.int64), np.ones(1))
+
+
+def _forecasts() -> None:
+    import numpy as np
+
+    from smartscale.ml.forecast.ensemble import Forecaster
+    from smartscale.ml.series.history import Past
+
+    plan = Forecaster(3600.0, 3, history_steps=168)
+    state = plan.fresh(2)
+    for step in range(3):
+        plan.learn(state, step, np.ones(2))
+    memory = plan.view(state, state.memory, 3, np.ones(2))
+    plan.forecast(state, memory, 3)
+    plan.surprise(state, memory, 3, np.ones(2))
+    Past(state.past, 3).between(0, 3)
 
 
 _SCENARIO: Final = """

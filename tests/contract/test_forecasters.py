@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartscale.ml.forecast.baselines import pool
+from smartscale.ml.forecast import checks
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster, Quantiles, State
+from smartscale.ml.forecast.pool import pool
 from smartscale.ml.forecast.protocol import Method
-from smartscale.ml.series.history import Past, put
+from smartscale.ml.series.history import put
 
 Array = npt.NDArray[np.float64]
 
 STEP_S, DAY, HORIZON = 3600.0, 24, 6
-METHODS = pool(STEP_S, history_steps=200)
+METHODS = pool(STEP_S, HORIZON, history_steps=200)
 SERIES = 3
 
 
@@ -27,16 +30,6 @@ def drawn(seed: int, steps: int, series: int = SERIES) -> Array:
     rates = rng.poisson(wave[:, None] * np.arange(1, series + 1), (steps, series)).astype(np.float64)
     rates[rng.random((steps, series)) < 0.03] = np.nan
     return rates
-
-
-def taught(method: Method, roots: Array) -> tuple[Array, Past]:
-    """Memory and past of a method that has learned all of ``roots``, shape (steps, series)."""
-    memory = method.fresh(roots.shape[1])
-    ring = np.full((roots.shape[1], 256), np.nan, np.float32)
-    for step, column in enumerate(roots):
-        put(ring, step, column)
-        memory = method.learn(memory, column)
-    return memory, Past(ring, len(roots) - 1)
 
 
 def learned(rates: Array, plan: Forecaster) -> State:
@@ -52,49 +45,11 @@ def forecast(rates: Array, plan: Forecaster | None = None) -> Quantiles:
     return plan.forecast(state, state.memory, len(rates) - 1)
 
 
+@pytest.mark.parametrize("promise", checks.CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-class TestEveryMethod:
-    """Each promise, for each method of the pool."""
-
-    def test_leaves_its_arguments_as_they_are(self, method: Method) -> None:
-        """Asking twice gives the same answer, and learning returns a new memory."""
-        roots = np.sqrt(drawn(1, 60))
-        memory, past = taught(method, roots)
-        before, ring = memory.copy(), past.ring.copy()
-        first = method.forecast(memory, past, HORIZON)
-        method.learn(memory, roots[0])
-        np.testing.assert_array_equal(method.forecast(memory, past, HORIZON), first)
-        np.testing.assert_array_equal(memory, before)
-        np.testing.assert_array_equal(past.ring, ring)
-
-    def test_cannot_see_the_future(self, method: Method) -> None:
-        """Columns after the origin replaced by noise change nothing, with a horizon beyond the season too."""
-        memory, past = taught(method, np.sqrt(drawn(2, 60)))
-        horizon = 2 * DAY + 5
-        expected = method.forecast(memory, past, horizon)
-        for step in range(past.origin + 1, past.origin + 1 + horizon):
-            put(past.ring, step, np.full(SERIES, 1e6))
-        np.testing.assert_array_equal(method.forecast(memory, past, horizon), expected)
-
-    def test_scales_with_its_values(self, method: Method) -> None:
-        """Twice the values give twice the forecast."""
-        roots = np.sqrt(drawn(3, 60))
-        one = method.forecast(*taught(method, roots), HORIZON)
-        two = method.forecast(*taught(method, 2 * roots), HORIZON)
-        np.testing.assert_allclose(two, 2 * one, rtol=1e-4, atol=1e-4)
-
-    def test_keeps_series_apart(self, method: Method) -> None:
-        """An absurd series leaves the others' forecasts as they are."""
-        roots = np.sqrt(drawn(4, 60))
-        absurd = roots.copy()
-        absurd[:, 0] = 1e30
-        calm, wild = (method.forecast(*taught(method, r), HORIZON) for r in (roots, absurd))
-        np.testing.assert_array_equal(wild[1:], calm[1:])
-
-    def test_says_nothing_before_it_knows_anything(self, method: Method) -> None:
-        """Without a value there is no forecast, and no error."""
-        memory, past = taught(method, np.full((5, SERIES), np.nan))
-        assert np.isnan(method.forecast(memory, past, HORIZON)).all()
+def test_every_method_keeps_every_promise(method: Method, promise: Callable[[Method], None]) -> None:
+    """The shared suite, on each method of the pool."""
+    promise(method)
 
 
 class TestTheMixture:

@@ -13,6 +13,8 @@ from smartscale import precompile
 AHEAD = (
     "smartscale.ingest",
     "smartscale.log",
+    "smartscale.ml.forecast",
+    "smartscale.ml.series",
     "smartscale.producer",
     "smartscale.records",
     "smartscale.stream",

@@ -34,7 +34,7 @@ BLOCK: Final = 256
 """Steps in a block of the past: 10,000 series are 10 MB."""
 
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
     step_us: int
     horizon: int
     history_steps: int
+    methods: list[str]
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class Block(msgspec.Struct, frozen=True):
     """Steps from ``number * BLOCK`` of the first rows of the series: rows that joined later have no past there."""
 
     number: int
-    values: PackedArray
+    codes: PackedArray
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -118,8 +119,8 @@ def save(
     records: dict[bytes, bytes] = {}
     for number in blocks:
         if number >= first and newest is not None:
-            values = Past(state.models.past, newest).between(number * BLOCK, (number + 1) * BLOCK - 1)
-            block = msgspec.msgpack.encode(Block(number, table.pack_array(values)))
+            codes = Past(state.models.past, newest).codes(number * BLOCK, (number + 1) * BLOCK - 1)
+            block = msgspec.msgpack.encode(Block(number, table.pack_array(codes)))
             records |= _chunks(f"{partition}|past|{number % _kept(width)}", block)
     head = Head(
         plan=_plan(models),
@@ -175,10 +176,10 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
         block = None if packed is None else msgspec.msgpack.decode(packed, type=Block)
         if block is None or block.number != number:
             raise SchemaError(f"the ml snapshot of partition {partition} lacks block {number} of its past")
-        values = table.unpack_array(block.values)
+        codes = table.unpack_array(block.codes)
         steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
         held = (steps <= (head.newest or 0)) & (steps > (head.newest or 0) - width)
-        state.models.past[: len(values), steps[held] % width] = values[:, held]
+        state.models.past[: len(codes), steps[held] % width] = codes[:, held]
     return state, head.offset
 
 
@@ -196,7 +197,13 @@ def restore_people(state: State, partition: int, records: Mapping[bytes, bytes])
 
 
 def _plan(models: Models) -> Plan:
-    return Plan(FORMAT, models.step_us, models.forecaster.horizon, models.history_steps)
+    return Plan(
+        FORMAT,
+        models.step_us,
+        models.forecaster.horizon,
+        models.history_steps,
+        models.forecaster.mixture.names,
+    )
 
 
 def _kept(width: int) -> int:

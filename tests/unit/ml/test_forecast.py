@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartscale.ml.forecast import conformal, weighting
-from smartscale.ml.forecast.baselines import Mean, Naive, Seasonal, Trend
+from smartscale.ml.forecast import conformal
+from smartscale.ml.forecast.baselines import Drift, Mean, Naive, Trend
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
-from smartscale.ml.series.history import Past, put
+from smartscale.ml.forecast.protocol import Method, Rung
+from smartscale.ml.forecast.regression import Regression
+from smartscale.ml.forecast.seasonal import Seasonal, SeasonalTrend
+from smartscale.ml.series import history
+from smartscale.ml.series.history import Past
 
 Array = npt.NDArray[np.float64]
-NOWHERE = Past(np.full((1, 4), np.nan, np.float32), 0)
 
 
-def after(method: Naive | Mean | Trend, values: list[float], horizon: int = 2) -> list[float]:
-    memory = method.fresh(1)
-    for value in values:
-        memory = method.learn(memory, np.array([value]))
-    return [round(float(v), 3) for v in method.forecast(memory, NOWHERE, horizon)[0]]
+def after(method: Method, values: list[float], horizon: int = 2) -> list[float]:
+    memory, ring = method.fresh(1), history.empty(1, 256)
+    for step, value in enumerate(values):
+        history.put(ring, step, np.array([value]))
+        method.learn(memory, np.array([value]), Past(ring, step))
+    path = method.forecast(memory, Past(ring, len(values) - 1), horizon)
+    return [round(float(v), 3) for v in path[0]]
 
 
 def test_naive_repeats_the_last_value_over_a_gap() -> None:
@@ -47,37 +54,46 @@ def test_a_jump_is_a_new_level_and_not_a_slope() -> None:
     assert max(after(Trend("trend", 0.5, 0.3, 0.95), values, 30)) < 23
 
 
+def test_drift_goes_on_at_the_mean_pace() -> None:
+    """0, 1, 2, ... with a gap: one more a step, counted from the last value seen."""
+    assert after(Drift(), [0.0, 1.0, np.nan, 3.0, 4.0, np.nan]) == [6.0, 7.0]
+
+
 def test_a_season_repeats_and_follows_todays_level() -> None:
     """Period 4: yesterday 1 2 3 4, today 3 4 5 6: the season says 3, following says more after a day higher."""
-    ring = np.full((1, 16), np.nan, np.float32)
-    for step, value in enumerate([1, 2, 3, 4, 3, 4, 5, 6]):
-        put(ring, step, np.array([float(value)]))
-    past = Past(ring, 7)
-    plain = Seasonal("day", 4, follow=False).forecast(np.empty((1, 0)), past, 4)
-    moved = Seasonal("day", 4, follow=True).forecast(np.empty((1, 0)), past, 4)
-    assert plain.tolist() == [[3, 4, 5, 6]]
-    assert (moved > plain).all()
+    values = [1.0, 2, 3, 4, 3, 4, 5, 6]
+    plain = after(Seasonal("day", 4, 0, False, Rung.DAILY), values, 4)
+    moved = after(Seasonal("day", 4, 0, True, Rung.DAILY), values, 4)
+    assert plain == [3, 4, 5, 6]
+    assert all(high > low for low, high in zip(plain, moved, strict=True))
 
 
-def test_weight_goes_to_the_method_that_loses_least() -> None:
-    """Two methods, one always right: it takes nearly everything, and the wrong one is never quite dropped."""
-    lost = np.zeros((1, 2))
-    for _ in range(60):
-        lost = weighting.charge(lost, np.array([[1.0, 2.0]]), np.array([1.5]), np.array([1.0]), horizon=1)
-    good, bad = weighting.weights(lost, np.ones((1, 2), np.bool_), horizon=1)[0]
-    assert good > 0.95
-    assert 0 < bad < 0.05
+def test_season_level_and_trend_are_told_apart() -> None:
+    """A wave of 24 steps, 5 higher since noon: the mean day, and most of today's difference on top, fading."""
+    wave = [20 + 10 * np.sin(2 * np.pi * i / 24) for i in range(126)]
+    path = after(SeasonalTrend("t", 24, 0, Rung.DAILY), [v + 5 * (i >= 108) for i, v in enumerate(wave)], 6)
+    ahead = [p - 20 - 10 * np.sin(2 * np.pi * i / 24) for i, p in enumerate(path, 126)]
+    assert 3 < ahead[0] < 6
+    assert 0 < ahead[-1] < ahead[0]
 
 
-def test_a_sleeping_method_weighs_nothing_and_wakes_without_a_handicap() -> None:
-    """Charged what the mixture lost, it starts level with a pool of equals."""
-    lost = np.zeros((1, 2))
-    for _ in range(50):
-        lost = weighting.charge(lost, np.array([[1.0, np.nan]]), np.array([1.0]), np.array([2.0]), horizon=1)
-    asleep = weighting.weights(lost, np.array([[True, False]]), horizon=1)
-    awake = weighting.weights(lost, np.array([[True, True]]), horizon=1)
-    assert asleep.tolist() == [[1.0, 0.0]]
-    np.testing.assert_allclose(awake, [[0.5, 0.5]])
+def test_the_regression_finds_how_values_follow_each_other() -> None:
+    """Two interleaved walks, y(t) = 10 + 0.9 (y(t - 2) - 10) + noise: it says what lies two steps back, shrunk towards 10,
+    where naive would repeat the other walk's value."""
+    rng, values = np.random.default_rng(1), [14.0, 6.0]
+    for _ in range(298):
+        values.append(10 + 0.9 * (values[-2] - 10) + rng.normal(0, 0.5))
+    found = after(Regression(horizon=2, day=0, week=0, half=0), values)
+    assert abs(values[-1] - values[-2]) > 1
+    np.testing.assert_allclose(found, [10 + 0.9 * (v - 10) for v in values[-2:]], atol=0.4)
+
+
+def test_the_regression_goes_no_further_than_was_ever_seen() -> None:
+    """A leap ten times as large as any change before: the forecast stays within such changes of it."""
+    rng = np.random.default_rng(2)
+    values = [*(10 + rng.normal(0, 1, 120)), 40.0]
+    reach = 2 * max(abs(b - a) for a, b in itertools.pairwise(values[:-1]))
+    assert all(abs(v - 40) <= reach for v in after(Regression(horizon=2, day=0, week=0, half=0), values))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=64, max_size=64))
@@ -142,18 +158,21 @@ def test_a_daily_wave_is_learned_within_days() -> None:
     found = plan.forecast(state, state.memory, 159)
     weight = dict(zip([m.name for m in plan.methods], found.weights[0], strict=True))
     assert plan.stage(state) == ["daily"]
-    assert weight["day"] + weight["day-level"] > 0.7
+    assert sum(weight[name] for name in ("day", "day-level", "day-trend", "regression")) > 0.9
     assert plan.skill(state)[0] > 0.5
 
 
 def test_the_ladder_starts_naive_and_climbs_with_evidence() -> None:
-    """Gaps are no evidence."""
+    """A steep ramp is a trend once it is seen to be one; gaps are no evidence, and a constant needs no more than naive."""
     plan = Forecaster(10.0, 3, 100)
-    state = plan.fresh(2)
-    for step in range(12):
-        plan.learn(state, step, np.array([5.0, 5.0 if step < 6 else np.nan]))
-    assert plan.stage(state) == ["trend", "naive"]
-    assert np.isnan(plan.coverage(state)).all()
+    state = plan.fresh(3)
+    for step in range(40):
+        rate = 5.0 + 2 * step
+        plan.learn(state, step, np.array([rate, rate if step < 2 else np.nan, 5.0]))
+        if step == 1:
+            assert plan.stage(state) == ["naive", "naive", "naive"]
+    assert plan.stage(state) == ["trend", "naive", "naive"]
+    assert np.isnan(plan.coverage(state)[1])
 
 
 def test_a_burst_widens_the_band_to_what_was_seen_and_no_further() -> None:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from smartscale.ml.forecast import conformal, influence, mixture
 from smartscale.ml.forecast.mixture import Mixture
 from smartscale.ml.forecast.protocol import Method, count_noise, to_rate, to_root
-from smartscale.ml.series.history import Past, put
+from smartscale.ml.series.history import GAP, Past, put
 
 Array = npt.NDArray[np.float64]
 Small = npt.NDArray[np.float32]
@@ -126,15 +126,14 @@ class Forecaster:
         truth = to_root(rates, self.step_s)
         put(state.past, step, truth)
         self._settle(state, step, truth)
-        state.memory = self.mixture.learn(state.memory, truth)
-        state.seen = state.seen + ~np.isnan(truth)
+        self.mixture.learn(state, step, truth)
         self._issue(state, step)
 
     def skip(self, state: State, first: int, last: int) -> None:
         """Pass over steps ``first`` to ``last`` of which nothing is known (a long outage), in place and at once.
         What awaited its truth is given up."""
         gone = np.arange(max(first, last - self.width + 1), last + 1) % self.width
-        state.past[:, gone] = np.nan
+        state.past[:, gone] = GAP
         self.mixture.forget(state)
         state.issued[:] = np.nan
 
@@ -143,7 +142,7 @@ class Forecaster:
         one will replace it), and changes nothing else of ``state``."""
         root = to_root(rates, self.step_s)
         put(state.past, step, root)
-        return self.mixture.learn(memory, root)
+        return self.mixture.follow(state, memory, step, root)
 
     def forecast(self, state: State, memory: Array, origin: int) -> Quantiles:
         """Quantiles at ``levels`` for every step ahead of ``origin``. NaN for a series without any value."""
@@ -154,7 +153,7 @@ class Forecaster:
         peaks = np.sort(tops[:, :, None] + self._between(offsets[:, self._peaks]), axis=2)
         # A maximum is at least each of its values, and never falls as more steps join it.
         peaks = np.maximum.accumulate(np.maximum(peaks, values), axis=1)
-        return Quantiles(to_rate(values, self.step_s), to_rate(peaks, self.step_s), share.mean(axis=1))
+        return Quantiles(to_rate(values, self.step_s), to_rate(peaks, self.step_s), share)
 
     def surprise(self, state: State, memory: Array, origin: int, rates: Array) -> Surprise:
         """How far the values of step ``origin + 1`` are from what was expected of them, see ``Surprise``."""

@@ -8,7 +8,8 @@ nearly into a sum. A rate of r events a second over a step of s seconds is the c
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,34 +17,61 @@ import numpy.typing as npt
 from smartscale.ml.series.history import Past
 
 Floats = npt.NDArray[np.floating]
+Array = npt.NDArray[np.float64]
 
 
-class Method(Protocol):
-    """One way to forecast all series at once. Pure: no method changes its arguments, or keeps anything.
+class Rung(IntEnum):
+    """Steps of the cold-start ladder: what a forecast rests on."""
 
-    ``memory`` is the method's own state, shape (n_series, width). All values are on the square-root scale."""
+    NAIVE = 0
+    """The last values alone."""
+    TREND = 1
+    """How values have followed each other so far."""
+    PERIOD = 2
+    """A period found in the data."""
+    DAILY = 3
+    """Earlier days."""
+    WEEKLY = 4
+    """Earlier weeks."""
 
-    @property
-    def name(self) -> str: ...
 
-    @property
-    def width(self) -> int: ...
+class Method(ABC):
+    """One way to forecast all series at once. Holds no data: ``memory`` is all that it knows.
 
-    def fresh(self, n_series: int) -> npt.NDArray[np.float64]:
+    ``memory`` is float64, shape (n_series, width); row i belongs to series i and depends on nothing else. All
+    values are on the square-root scale (``to_root``). ``past`` is what is known at ``past.origin``, the step
+    that is learned or forecast from. ``checks.check`` puts a class to this contract."""
+
+    name: str
+    """How settings and weights name it."""
+    width: int
+    """Floats of memory a series."""
+    prior: float = 1.0
+    """What its weight is multiplied by: above 1 for a method to be trusted before the others."""
+
+    @abstractmethod
+    def fresh(self, n_series: int) -> Array:
         """Memory before the first value."""
-        ...
 
-    def learn(self, memory: npt.NDArray[np.float64], values: Floats, /) -> npt.NDArray[np.float64]:
-        """Memory after one more step with ``values``, shape (n_series,), NaN for a gap."""
-        ...
+    @abstractmethod
+    def learn(self, memory: Array, values: Array, past: Past, /) -> None:
+        """Take in the final values of step ``past.origin``, shape (n_series,), NaN for a gap: changes ``memory`` in
+        place. Steps come in order; ``past`` holds the values already."""
 
-    def forecast(
-        self, memory: npt.NDArray[np.float64], past: Past, horizon: int, /
-    ) -> npt.NDArray[np.float64]:
-        """Medians of steps 1 to ``horizon`` after ``past.origin``, shape (n_series, horizon).
+    def follow(self, memory: Array, values: Array, past: Past, /) -> None:
+        """As ``learn``, of values that may still change, on a copy of the memory that is thrown away afterwards: only
+        what moves the origin matters. A method that is dear to teach skips the teaching here."""
+        self.learn(memory, values, past)
 
-        NaN where the method has nothing to say yet: it then sleeps and the others carry its weight."""
-        ...
+    @abstractmethod
+    def forecast(self, memory: Array, past: Past, horizon: int, /) -> Array:
+        """Medians of steps 1 to ``horizon`` after ``past.origin``, shape (n_series, horizon); changes nothing.
+
+        NaN where the method has nothing to say (yet): it then sleeps and the others carry its weight."""
+
+    def rung(self, memory: Array) -> npt.NDArray[np.int8]:
+        """What its forecasts rest on, a ``Rung`` a series, shape (n_series,)."""
+        return np.full(len(memory), Rung.TREND, np.int8)
 
 
 def to_root(rate: Floats, step_s: float) -> npt.NDArray[np.float64]:
@@ -68,3 +96,19 @@ def to_rate(root: Floats, step_s: float) -> npt.NDArray[np.float64]:
 def count_noise(step_s: float) -> float:
     """Standard deviation that chance alone gives a Poisson count, on the square-root scale."""
     return float(0.5 / np.sqrt(step_s))
+
+
+def anchors(horizon: int) -> list[int]:
+    """Up to four horizons, geometric from 1 to the last: what is learned per horizon is learned at these.
+
+    >>> anchors(30), anchors(1)
+    ([1, 3, 10, 30], [1])
+    """
+    return sorted({round(horizon ** (i / 3)) for i in range(4)})
+
+
+def interpolation(at: list[int], horizon: int) -> Array:
+    """Matrix (horizon, A): each step's shares of the anchors, linear in the square root of the horizon, as errors of a
+    random walk grow."""
+    steps, roots = np.sqrt(np.arange(1, horizon + 1)), np.sqrt(at)
+    return np.stack([np.interp(steps, roots, unit) for unit in np.eye(len(at))], axis=1)

@@ -1,0 +1,47 @@
+"""The methods that a series' forecast is mixed from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from smartscale.ml.forecast.baselines import Drift, Mean, Naive, Trend
+from smartscale.ml.forecast.protocol import Method, Rung
+from smartscale.ml.forecast.regression import Regression
+from smartscale.ml.forecast.seasonal import Seasonal, SeasonalTrend
+
+DAY_S: Final = 86_400.0
+WEEK_S: Final = 7 * DAY_S
+SMOOTH_S: Final = DAY_S / 288
+"""A season is smoothed over five minutes to either side."""
+
+
+def pool(step_s: float, horizon: int, history_steps: int) -> tuple[Method, ...]:
+    """The methods for series of this step: a season joins where the history is long enough to hold it."""
+    day, week = (_steps(period_s, step_s, history_steps) for period_s in (DAY_S, WEEK_S))
+    half = int(SMOOTH_S / step_s)
+    seasons: list[Method] = []
+    for name, period, on in (("day", day, Rung.DAILY), ("week", week, Rung.WEEKLY)):
+        if period:
+            seasons += [
+                Seasonal(name, period, half, False, on),
+                Seasonal(f"{name}-level", period, half, True, on),
+            ]
+    if day:
+        seasons.append(SeasonalTrend("day-trend", day, half, Rung.DAILY))
+    return (
+        Naive(),
+        Drift(),
+        Mean("mean-fast", 0.5),
+        Mean("mean", 0.2),
+        Mean("mean-slow", 0.05),
+        Trend("trend-fast", alpha=0.5, beta=0.3, phi=0.95),
+        Trend("trend", alpha=0.3, beta=0.1, phi=0.98),
+        *seasons,
+        Regression(horizon, day, week, half),
+    )
+
+
+def _steps(period_s: float, step_s: float, history_steps: int) -> int:
+    """The period in steps, 0 if it is not a whole number of at least 4 or the history cannot hold it."""
+    period = period_s / step_s
+    return int(period) if period == int(period) and 4 <= period <= history_steps else 0
