@@ -83,8 +83,8 @@ class State:
     """Made by command, by name."""
     imports: dict[Key, Parts] = field(default_factory=dict)
     """Pasts from outside, until they are whole and their series is there."""
-    imported: int = 0
-    """Pasts taken up: each rewrote a series' past."""
+    rewritten: int = 0
+    """How often the past of a series was rewritten: by an import, or because the series was forgotten."""
 
     @property
     def services(self) -> list[Name]:
@@ -181,6 +181,13 @@ class Models:
     def fresh(self) -> State:
         return State(self.forecaster.fresh(0), evidence.fresh(0))
 
+    def grow(self, state: State, series: int, services: int) -> None:
+        """Make room for so many, in place."""
+        missing = series - len(state.models.seen)
+        for first in range(0, missing, BLOCK):
+            table.join(state.models, self.forecaster.fresh(min(BLOCK, missing - first)))
+        table.join(state.usual, evidence.fresh(services - len(state.usual.seen)))
+
     def standing(self, state: State) -> dict[str, Array]:
         """How each series' forecasts have done lately, by the names of ``STANDING``; NaN where too little is known."""
         plan, models = self.forecaster, state.models
@@ -262,10 +269,7 @@ class Models:
 
     def _welcome(self, state: State) -> None:
         """Rows for services and series seen for the first time, and when each service was seen last."""
-        missing = len(state.series) - len(state.models.seen)
-        for first in range(0, missing, BLOCK):
-            table.join(state.models, self.forecaster.fresh(min(BLOCK, missing - first)))
-        table.join(state.usual, evidence.fresh(len(state.services) - len(state.usual.seen)))
+        self.grow(state, len(state.series), len(state.services))
         state.last_row += [-1] * (len(state.services) - len(state.last_row))
         last, owners = np.array(state.last_row, np.int64), state.who.owners
         for at in state.waiting:
@@ -297,7 +301,7 @@ class Models:
             values = np.where(np.isnan(seen), values, to_rate(seen, self.step_s))
             table.put(state.models, np.array([row]), past.learn(self.forecaster, first, values))
             state.begin = min(state.begin, first)
-            state.imported += 1
+            state.rewritten += 1
         return [key for _, key in adopted]
 
     def _retire(self, state: State) -> list[Incident]:
@@ -312,6 +316,7 @@ class Models:
                 end_us = newest * self.step_us
                 told.append(msgspec.structs.replace(track.open.told, end_us=end_us, updated_us=end_us))
             state.last_row[place] = -1
+            state.rewritten += 1
             freed = np.array(state.who.forget(place), np.int64)
             table.put(state.models, freed, self.forecaster.fresh(len(freed)))
             table.put(state.usual, np.array([place]), evidence.fresh(1))

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -44,6 +45,9 @@ GROUP: Final = "ml"
 POLL_S: Final = 0.25
 """Real. How long a poll waits for records: also how soon a stop is noticed."""
 PAYLOAD_BYTES: Final = 64 << 10
+SNAPSHOT_BYTES_PER_S: Final = 2 << 20
+"""Snapshots come less often than ``ml.snapshot_s`` where they would write more than this: a restart then replays a few steps
+more. Chosen as a hundredth of what a disk or a broker takes."""
 QUANTILES: Final = (0.1, 0.5, 0.9)
 """Of live coverage, skill and influence over all series: a fixed number of gauges, however many series there are."""
 
@@ -77,6 +81,9 @@ class Telemetry:
             "Incident records published that people were not to be told of",
             registry=registry,
         )
+        self.snapshot = Counter(
+            "smartscale_ml_snapshot_bytes", "Bytes of snapshots written to the log", registry=registry
+        )
         self.bad = Counter("smartscale_ml_bad_rows", "Rows that could not be read", registry=registry)
         self.seconds = Histogram(
             "smartscale_ml_advance_seconds",
@@ -95,7 +102,8 @@ class Held:
     answered: int
     next: int
     saved: snapshot.Saved
-    saved_s: float
+    save_at_s: float
+    """Real time before which no snapshot is written."""
 
 
 def run(context: Context) -> None:
@@ -143,10 +151,11 @@ class Stage:
     def _recover(self, at: TopicPartition, position: Position | None) -> Held:
         """The newest snapshot, and how far from it the replay is silent."""
         models = self._models(at.partition)
-        records = self._snapshot(at.partition)
-        found = snapshot.restore(models, at.partition, records)
-        state, covered = found if found is not None else (models.fresh(), 0)
-        snapshot.restore_people(state, at.partition, records)
+        records = partial(self._snapshot, at.partition)
+        beginning = snapshot.small(records)
+        found = snapshot.restore(models, at.partition, beginning, records)
+        state, covered, saved = found if found is not None else (models.fresh(), 0, snapshot.Saved())
+        snapshot.restore_people(state, at.partition, beginning)
         begin = self.context.log.bounds([at])[at].begin
         start = max(covered, begin)
         if found is not None and begin > covered:
@@ -155,29 +164,24 @@ class Stage:
             )
         answered = max(covered, position.offset if position is not None else 0)
         log.info("ml takes %s: snapshot to %d, replay to %d", at, covered, answered)
-        saved = snapshot.Saved()
-        if found is not None and state.learned is not None:
-            saved = snapshot.Saved(state.learned, tuple(state.series), state.imported)
-        return Held(models, state, answered, start, saved, monotonic_s())
+        return Held(models, state, answered, start, saved, monotonic_s() + self.ml.snapshot_s)
 
-    def _snapshot(self, partition: int) -> dict[bytes, bytes]:
-        """The newest record of each key of the partition's snapshot."""
+    def _snapshot(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of every record of the partition's snapshots, in order."""
         at = TopicPartition(topics.ML_STATE, partition)
         bounds = self.context.log.bounds([at])[at]
-        newest: dict[bytes, bytes] = {}
         if bounds.begin == bounds.end:
-            return newest
+            return
         reader = self.context.log.reader()
         try:
             reader.assign({at: bounds.begin})
-            while True:
+            ended = False
+            while not ended:
                 poll = reader.poll(POLL_S)
-                newest.update({r.key: r.value for r in poll.records if r.key is not None})
-                if at in poll.ends:
-                    break
+                yield from ((r.key, r.value) for r in poll.records if r.key is not None)
+                ended = at in poll.ends
         finally:
             reader.close()
-        return newest
 
     def _models(self, partition: int) -> Models:
         """The plan for a partition, with its share of the alert budget: the shares add up to the whole."""
@@ -231,11 +235,13 @@ class Stage:
         for partition in moved:
             held = self.held[partition]
             positions[TopicPartition(topics.METRICS, partition)] = Position(held.next)
-            if now_s - held.saved_s >= self.ml.snapshot_s:
-                models = self._models(partition)
+            if now_s >= held.save_at_s:
                 saved[partition], records = snapshot.save(
-                    models, held.state, held.next, partition, held.saved
+                    held.models, held.state, held.next, partition, held.saved
                 )
+                size = sum(len(value) for value in records.values())
+                held.save_at_s = now_s + max(self.ml.snapshot_s, size / SNAPSHOT_BYTES_PER_S)
+                self.telemetry.snapshot.inc(size)
                 outputs += [
                     Message(topics.ML_STATE, partition, value, key, schema.headers(schema.SNAPSHOT))
                     for key, value in records.items()
@@ -243,8 +249,8 @@ class Stage:
         with worker.transaction() as transaction:
             transaction.publish(outputs)
             transaction.commit_positions(positions)
-        for partition, covered in saved.items():
-            self.held[partition].saved, self.held[partition].saved_s = covered, now_s
+        for partition, held_now in saved.items():
+            self.held[partition].saved = held_now
 
     def _tell(self, held: Held, record: Record, outcome: Outcome) -> None:
         if record.offset < held.answered:

@@ -1,16 +1,21 @@
 """The state of one partition as small records of a compacted topic, and back.
 
-The **head** is everything but the past: written whole each time, in chunks. The past is written in **blocks** of
-``BLOCK`` steps; a block that is full does not change again, so a day of history is written once, not at every snapshot.
+- The **head**: what is small, written whole each time, in chunks, with the digest of every tile that belongs to it.
+- **Tiles** (``series.tiles``) of all large arrays: only those are written that changed since the last snapshot. Of what
+  awaits its truth a step changes a few places only, and the past changes where new steps were written.
+- What **people** said, in a record of its own.
 
-Keys: ``PARTITION|head|CHUNK``, ``PARTITION|people|CHUNK`` and ``PARTITION|past|BLOCK % KEPT|CHUNK``. All records of one
-snapshot are written in one transaction, so a reader sees the newest of each key and they fit together; chunks left over
-from a longer head are told by its length.
+Keys: ``PARTITION|head|CHUNK``, ``PARTITION|people|CHUNK`` and ``PARTITION|tile|ARRAY|ROW|PLACE``. All records of one
+snapshot are written in one transaction, so a reader sees the newest of each key and they fit together; the digests
+prove it. Chunks left over from a longer head are told by its length, tiles of an older cut by not being asked for.
+
+Reading takes two passes, so that a tile goes straight to its place: a month of thousands of series is not held twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Final
 
 import msgspec
@@ -21,20 +26,22 @@ from smartscale.ml.anomaly.feedback import Budget, Heard
 from smartscale.ml.anomaly.incidents import Track
 from smartscale.ml.partition import Models, State
 from smartscale.ml.past import Parts
-from smartscale.ml.series import table
+from smartscale.ml.series import tiles
 from smartscale.ml.series.cells import CELL
-from smartscale.ml.series.history import Past
 from smartscale.ml.series.register import Key, Name, Register
-from smartscale.ml.series.table import PackedArray
+from smartscale.ml.series.tiles import Tile, Values
 from smartscale.records.people import Mute
 
 CHUNK_BYTES: Final = 448 << 10
 """Under the 512 KiB that records are held to, with room for framing."""
-BLOCK: Final = 256
-"""Steps in a block of the past: 10,000 series are 10 MB."""
+PAST_RUN: Final = 64
+"""Steps in a tile of the past."""
+
+Records = Callable[[], Iterable[tuple[bytes, bytes]]]
+"""Reads key and value of every record of the partition's snapshots, in their order, anew at each call."""
 
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -64,11 +71,9 @@ class Head(msgspec.Struct, frozen=True):
     unquiet: list[tuple[int, list[Name]]]
     budget: Budget
     imports: list[tuple[Key, Parts]]
-    imported: int
-    models: dict[str, PackedArray]
-    usual: dict[str, PackedArray]
-    blocks: list[int]
-    """Numbers of the blocks of the past that belong to it."""
+    rewritten: int
+    digests: dict[str, list[int]]
+    """Of the tiles of every array, in the order of their cut; 0 is a tile of which nothing is known."""
 
 
 class People(msgspec.Struct, frozen=True):
@@ -84,13 +89,6 @@ class _Labelled(msgspec.Struct, frozen=True):
     plan: Plan
 
 
-class Block(msgspec.Struct, frozen=True):
-    """Steps from ``number * BLOCK`` of the first rows of the series: rows that joined later have no past there."""
-
-    number: int
-    codes: PackedArray
-
-
 class Chunk(msgspec.Struct, frozen=True):
     """Part ``index`` of ``total`` parts."""
 
@@ -99,29 +97,32 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What the last snapshot covered, so that the next one writes only what changed."""
+    """What the last snapshot held, so that the next one writes only what changed."""
 
     learned: int = -1
-    series: tuple[Key, ...] = ()
-    imported: int = 0
+    rewritten: int = -1
+    digests: dict[str, list[int]] = {}
 
 
 def save(
     models: Models, state: State, offset: int, partition: int, saved: Saved
 ) -> tuple[Saved, dict[bytes, bytes]]:
-    """The records of a snapshot, value by key, and what it covered (to be given to the next one)."""
-    newest, width = state.newest, state.models.past.shape[1]
-    blocks = range(0)
-    if newest is not None and state.begin is not None:
-        blocks = range(max(state.begin, newest - width + 1) // BLOCK, newest // BLOCK + 1)
-    same_rows = tuple(state.series[: len(saved.series)]) == saved.series and state.imported == saved.imported
-    first = (saved.learned + 1) // BLOCK if same_rows and saved.series else 0
+    """The records of a snapshot, value by key, and what it held (to be given to the next one)."""
     records: dict[bytes, bytes] = {}
-    for number in blocks:
-        if number >= first and newest is not None:
-            codes = Past(state.models.past, newest).codes(number * BLOCK, (number + 1) * BLOCK - 1)
-            block = msgspec.msgpack.encode(Block(number, table.pack_array(codes)))
-            records |= _chunks(f"{partition}|past|{number % _kept(width)}", block)
+    digests: dict[str, list[int]] = {}
+    blank = _blank(models)
+    for name, array in _arrays(state):
+        before = saved.digests.get(name, [])
+        digests[name] = []
+        for i, tile in enumerate(_cut(name, array)):
+            known = before[i] if i < len(before) else 0
+            if name == PAST and known and _is_untouched(tile, state, saved):
+                digests[name].append(known)
+                continue
+            data = tiles.pack(array, tile, blank if name == PAST else None)
+            digests[name].append(tiles.digest(data) if data else 0)
+            if data and digests[name][-1] != known:
+                records[_key(partition, name, tile)] = data
     head = Head(
         plan=_plan(models),
         offset=offset,
@@ -131,28 +132,33 @@ def save(
         waiting=[(at, cells.tobytes()) for at, cells in state.waiting.items()],
         begin=state.begin,
         learned=state.learned,
-        newest=newest,
+        newest=state.newest,
         tracks=list(state.tracks.items()),
         unquiet=list(state.unquiet.items()),
         budget=state.budget,
         imports=list(state.imports.items()),
-        imported=state.imported,
-        models=table.pack(state.models, leave_out=frozenset({"past"})),
-        usual=table.pack(state.usual),
-        blocks=list(blocks),
+        rewritten=state.rewritten,
+        digests=digests,
     )
     records |= _chunks(f"{partition}|head", msgspec.msgpack.encode(head))
     people = People(list(state.heard.items()), list(state.mutes.values()))
     records |= _chunks(f"{partition}|people", msgspec.msgpack.encode(people))
-    learned = -1 if state.learned is None else state.learned
-    return Saved(learned, tuple(state.series), state.imported), records
+    return _saved(head), records
 
 
-def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> tuple[State, int] | None:
-    """The state and the offset it covers, from the newest record of each key; None if there is none to be used
-    (no snapshot yet, or one of another format or other settings: what it knew is then learned again from the log).
-    Raises ``SchemaError`` if one of this format cannot be read."""
-    data = _gather(records, f"{partition}|head")
+def small(records: Records) -> dict[bytes, bytes]:
+    """The newest of every record that is no tile: what ``restore`` and ``restore_people`` begin with."""
+    return {key: value for key, value in records() if b"|tile|" not in key}
+
+
+def restore(
+    models: Models, partition: int, beginning: Mapping[bytes, bytes], records: Records
+) -> tuple[State, int, Saved] | None:
+    """The state, the offset it covers and what the snapshot held; None if there is none to be used (no snapshot yet, or one
+    of another format or other settings: what it knew is then learned again from the log).
+
+    ``beginning`` is what ``small`` found. Raises ``SchemaError`` if a snapshot of this format cannot be read."""
+    data = _gather(beginning, f"{partition}|head")
     if data is None:
         return None
     try:
@@ -162,25 +168,76 @@ def restore(models: Models, partition: int, records: Mapping[bytes, bytes]) -> t
     except msgspec.MsgspecError as error:
         raise SchemaError(f"the ml snapshot of partition {partition} cannot be read: {error}") from error
     state = models.fresh()
-    state.models = models.forecaster.fresh(len(head.series))
-    table.unpack(state.models, head.models)
-    table.unpack(state.usual, head.usual)
+    models.grow(state, len(head.series), len(head.services))
     state.who, state.last_row = Register(head.services, head.series), head.last_row
     state.waiting = {at: np.frombuffer(rows, CELL).copy() for at, rows in head.waiting}
     state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
-    state.imports, state.imported = dict(head.imports), head.imported
+    state.imports, state.rewritten = dict(head.imports), head.rewritten
+    _fill(models, state, partition, head, records)
+    return state, head.offset, _saved(head)
+
+
+def _fill(models: Models, state: State, partition: int, head: Head, records: Records) -> None:
+    """Put every tile in its place; the last one of a key counts, and must be the one the head speaks of."""
+    blank = _blank(models)
+    wanted = {
+        _key(partition, name, tile): (name, array, tile, digest)
+        for name, array in _arrays(state)
+        for tile, digest in zip(_cut(name, array), head.digests.get(name, []), strict=True)
+        if digest
+    }
+    found: dict[bytes, int] = {}
+    for key, data in records():
+        if key in wanted:
+            name, array, tile, _ = wanted[key]
+            fits = tiles.unpack(array, tile, data, blank if name == PAST else None)
+            found[key] = tiles.digest(data) if fits else 0
+    for key, (name, _, _, digest) in wanted.items():
+        if found.get(key) != digest:
+            raise SchemaError(f"the ml snapshot of partition {partition} lacks part {key.decode()} of {name}")
+
+
+PAST: Final = "models.past"
+
+
+def _arrays(state: State) -> Iterator[tuple[str, Values]]:
+    """The large arrays, by name."""
+    for table_name, table in (("models", state.models), ("usual", state.usual)):
+        for field in fields(table):
+            yield f"{table_name}.{field.name}", getattr(table, field.name)
+
+
+def _cut(name: str, array: Values) -> Iterator[Tile]:
+    return tiles.cut(array, PAST_RUN if name == PAST else None)
+
+
+def _is_untouched(tile: Tile, state: State, saved: Saved) -> bool:
+    """Whether no step of a tile of the past was written since the last snapshot."""
     width = state.models.past.shape[1]
-    for number in head.blocks:
-        packed = _gather(records, f"{partition}|past|{number % _kept(width)}")
-        block = None if packed is None else msgspec.msgpack.decode(packed, type=Block)
-        if block is None or block.number != number:
-            raise SchemaError(f"the ml snapshot of partition {partition} lacks block {number} of its past")
-        codes = table.unpack_array(block.codes)
-        steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
-        held = (steps <= (head.newest or 0)) & (steps > (head.newest or 0) - width)
-        state.models.past[: len(codes), steps[held] % width] = codes[:, held]
-    return state, head.offset
+    if state.newest is None or state.rewritten != saved.rewritten:
+        return False
+    # Provisional values of steps up to the newest were written again after it as they became final.
+    first, last = saved.learned + 1, state.newest
+    if last - first + 1 >= width:
+        return False
+    begin, end = first % width, last % width
+    before, after = tile.places.stop <= begin, tile.places.start > end
+    return last < first or ((before or after) if begin <= end else (before and after))
+
+
+def _saved(head: Head) -> Saved:
+    return Saved(-1 if head.learned is None else head.learned, head.rewritten, head.digests)
+
+
+def _blank(models: Models) -> np.generic:
+    """What the past holds where nothing is known."""
+    value: np.generic = models.forecaster.fresh(1).past[0, 0]
+    return value
+
+
+def _key(partition: int, name: str, tile: Tile) -> bytes:
+    return f"{partition}|tile|{name}|{tile.name}".encode()
 
 
 def restore_people(state: State, partition: int, records: Mapping[bytes, bytes]) -> None:
@@ -204,11 +261,6 @@ def _plan(models: Models) -> Plan:
         models.history_steps,
         models.forecaster.mixture.names,
     )
-
-
-def _kept(width: int) -> int:
-    """Blocks that exist at once, at most: a full past touches two partial ones."""
-    return width // BLOCK + 2
 
 
 def _chunks(name: str, data: bytes) -> dict[bytes, bytes]:

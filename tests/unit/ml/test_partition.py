@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -239,24 +240,38 @@ def test_a_restored_snapshot_goes_on_exactly_as_the_original(cut: int) -> None:
             assert plan.advance(restored, progress(step, final=max(step - 3, 0))) == outcome
         if step == cut:
             _, records = snapshot.save(plan, original, 17, 0, snapshot.Saved())
-            found = snapshot.restore(plan, 0, records)
+            found = snapshot.restore(plan, 0, records, records.items)
             assert found is not None
-            restored, offset = found
+            restored, offset, _ = found
             assert offset == 17
 
 
-def test_snapshots_write_full_blocks_of_the_past_once() -> None:
-    """What an earlier snapshot holds is not written again, and together they restore the whole past."""
-    plan = models()
-    state = plan.fresh()
-    run(plan, state, range(1, 301))
-    saved, first = snapshot.save(plan, state, 1, 0, snapshot.Saved())
-    run(plan, state, range(301, 311))
-    _, second = snapshot.save(plan, state, 2, 0, saved)
-    assert sum(b"past" in key for key in second) < sum(b"past" in key for key in first)
-    found = snapshot.restore(plan, 0, first | second)
-    assert found is not None
-    np.testing.assert_array_equal(found[0].models.past, state.models.past)
+def test_a_snapshot_writes_what_changed_and_together_they_hold_everything() -> None:
+    """Of 300 services over a while, with a newcomer, one that is forgotten and one whose past is imported: each snapshot
+    and those before it give back the whole state, and a step's costs a small part of the first."""
+    plan = Models(10.0, 60, 400, Plan(0, 20))
+    state, kept, saved, sizes = plan.fresh(), dict[bytes, bytes](), snapshot.Saved(), list[int]()
+    rng = np.random.default_rng(3)
+    for step in range(1, 12):
+        for number in range(300 + step // 4):
+            if number != 7 or step < 3:
+                plan.take(state, row(step, float(rng.poisson(300) / 10), service=f"s{number}"))
+        plan.advance(state, progress(step, final=max(step - 2, 0)))
+        if step == 7:
+            state.last_row[7] = ORIGIN - 1000
+            plan.advance(state, progress(step, final=step - 1))
+        saved, records = snapshot.save(plan, state, step, 0, saved)
+        sizes.append(sum(map(len, records.values())))
+        kept |= records
+        found = snapshot.restore(plan, 0, kept, kept.items)
+        assert found is not None
+        restored, offset, held = found
+        assert (offset, held) == (step, saved)
+        assert (restored.series, restored.last_row) == (state.series, state.last_row)
+        for one, other in ((restored.models, state.models), (restored.usual, state.usual)):
+            for field in dataclasses.fields(one):
+                np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+    assert sizes[-2] < sum(map(len, kept.values())) / 3
 
 
 def test_a_snapshot_of_other_settings_is_not_used() -> None:
@@ -265,7 +280,7 @@ def test_a_snapshot_of_other_settings_is_not_used() -> None:
     state = plan.fresh()
     run(plan, state, range(1, 5))
     _, records = snapshot.save(plan, state, 1, 0, snapshot.Saved())
-    assert snapshot.restore(Models(10.0, 12, 400, Plan(0, 20)), 0, records) is None
+    assert snapshot.restore(Models(10.0, 12, 400, Plan(0, 20)), 0, records, records.items) is None
 
 
 def test_a_snapshot_with_a_part_missing_is_refused() -> None:
@@ -274,9 +289,12 @@ def test_a_snapshot_with_a_part_missing_is_refused() -> None:
     state = plan.fresh()
     run(plan, state, range(1, 5))
     _, records = snapshot.save(plan, state, 1, 0, snapshot.Saved())
-    block = next(key for key in records if b"past" in key)
-    with pytest.raises(SchemaError, match="lacks block"):
-        snapshot.restore(plan, 0, {key: value for key, value in records.items() if key != block})
+    part = next(key for key in records if b"past" in key)
+    kept = {key: value for key, value in records.items() if key != part}
+    with pytest.raises(SchemaError, match="lacks part"):
+        snapshot.restore(plan, 0, kept, kept.items)
+    with pytest.raises(SchemaError, match="lacks part"):
+        snapshot.restore(plan, 0, records, (records | {part: records[part][:-2]}).items)
 
 
 def test_only_roll_ups_of_the_step_and_arrivals_are_read() -> None:

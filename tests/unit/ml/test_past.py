@@ -145,7 +145,8 @@ def test_it_survives_a_restart_before_and_after_it_is_taken_up(begun: bool) -> N
     if begun:
         see(plan, state, 2004)
     saved, records = snapshot.save(plan, state, 7, 0, saved)
-    restored = snapshot.restore(plan, 0, kept | records)
+    kept |= records
+    restored = snapshot.restore(plan, 0, kept, kept.items)
     assert restored is not None
     again = restored[0]
     for step in range(2005, 2010):

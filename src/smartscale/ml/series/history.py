@@ -45,14 +45,6 @@ class Past:
         _read(self.ring, self.origin, first, found)
         return found
 
-    def codes(self, first: int, last: int) -> Codes:
-        """As ``between``, as codes."""
-        width = self.ring.shape[1]
-        steps = np.arange(first, last + 1)
-        columns = self.ring[:, steps % width]
-        columns[:, (steps > self.origin) | (steps <= self.origin - width)] = GAP
-        return columns
-
 
 def empty(n_series: int, width: int) -> Codes:
     """A ring of which nothing is known yet."""
