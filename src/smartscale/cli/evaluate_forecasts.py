@@ -63,6 +63,12 @@ def forecasts(
     forecasts_to: Annotated[
         Path | None, typer.Option("--forecasts", metavar="OUT.csv", help="Write every forecast.")
     ] = None,
+    report_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="OUT.html", help="Write a page: scores, and forecasts against truth."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Files at a time.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,7 +77,8 @@ def forecasts(
     Each value is predicted before it is learned, in order, so nothing is seen before its time (docs/evaluate.md explains
     every figure). A ratio below 1 is better than the rule. Exit code 2 if a file could not be evaluated; the others
     are."""
-    from smartscale.evaluate.forecasts import forecasts_csv, tables
+    from smartscale.evaluate import page
+    from smartscale.evaluate.forecasts import forecasts_csv, report, tables
     from smartscale.evaluate.forecasts.results import FileError, Result, summary
     from smartscale.evaluate.forecasts.rolling import Plan
 
@@ -79,9 +86,11 @@ def forecasts(
         raise UserError(f"--values {values}: use counts or rates")
     if step is not None and not step > 0:
         raise UserError(f"--step {step:g}: must be above 0")
+    if report_to is not None and not report_to.parent.is_dir():
+        raise UserError(f"--report {report_to}: cannot be written: there is no folder {report_to.parent}")
     plan = Plan(_horizons(horizons), origins, warm_up)
     kind: Kind = "rates" if values == "rates" else "counts"
-    found, errors = [], []
+    evaluated, errors = [], []
     with ExitStack() as stack:
         out = stack.enter_context(_opened(forecasts_to)) if forecasts_to else None
         if out is not None:
@@ -91,10 +100,13 @@ def forecasts(
                 errors.append(done)
                 typer.echo(f"smartscale: {done.error}", err=True)
                 continue
-            found.append(done.result)
+            evaluated.append(done)
             if out is not None:
                 forecasts_csv.write(out, done)
+    found = [done.result for done in evaluated]
     result = Result(plan.horizons, origins, warm_up, found, errors, summary(found, plan))
+    if report_to is not None:
+        page.write(report_to, "Forecasts, judged on their future", report.parts(result, evaluated))
     if as_json:
         print_json(result)
     else:

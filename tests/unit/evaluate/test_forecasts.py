@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.resources
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,49 @@ def test_a_bad_file_does_not_lose_the_others(tmp_path: Path) -> None:
     assert "short.csv: has 8 steps: too few" in errors[1]
 
 
+def test_the_report_is_one_file_that_shows_every_file_without_a_network(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, counts(200, seed)) for seed, name in enumerate(("shop.csv", "batch.csv"))]
+    out = tmp_path / "report.html"
+    bad = tmp_path / "none.csv"
+    assert run(*files, bad, "--origins", 8, "--horizons", "3,9", "--report", out)[0] == 2
+    html = out.read_text()
+    own = html.replace((importlib.resources.files("plotly") / "package_data/plotly.min.js").read_text(), "")
+    assert len(own) < len(html) - 1_000_000
+    assert not re.search(r"""(src|href)=["']|https?://""", own)
+    assert "none.csv: not found" in own
+    for heading in ("shop", "batch"):
+        assert f"<h2>{heading}</h2>" in own
+    figures = [
+        json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', own)
+    ]
+    assert len(figures) == 1 + 2 * 2
+    assert {len(trace["x"]) == len(trace["y"]) for figure in figures for trace in figure["data"]} == {True}
+    fan = figures[2]["data"]
+    assert [trace["name"] for trace in fan if trace.get("showlegend")] == [
+        "90 % band", "50 % band", "median", "known", "truth",
+    ]  # fmt: skip
+
+
+def test_the_tables_fit_a_terminal(tmp_path: Path) -> None:
+    file = write(tmp_path / "a-history-with-a-rather-long-name.csv", counts())
+    done = CliRunner().invoke(
+        cli, ["evaluate", "forecasts", str(file), "--origins", "6", "--horizons", "3,9"]
+    )
+    assert done.exit_code == 0
+    assert "4 of 240 steps are gaps" in done.stdout
+    lines = done.stdout.splitlines()[1:]
+    assert max(len(line) for line in lines if "better:" not in line) <= 80
+    assert "…" not in done.stdout
+    for word in ("1–3", "1–9", "WQL", "MASE", "q.95", "q.99"):
+        assert word in done.stdout
+
+
+def test_workers_change_nothing_but_the_time(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, counts(150, seed)) for seed, name in enumerate(("a.csv", "b.csv"))]
+    words = (*files, "--origins", 4, "--horizons", "3")
+    assert run(*words, "--workers", 2) == run(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -116,6 +161,7 @@ def test_a_bad_file_does_not_lose_the_others(tmp_path: Path) -> None:
         (["--values", "sums"], "use counts or rates"),
         (["--step", "0"], "must be above 0"),
         (["--forecasts", "/nowhere/out.csv"], "cannot be written"),
+        (["--report", "/nowhere/out.html"], "cannot be written"),
     ],
 )
 def test_wrong_options_are_told(tmp_path: Path, words: list[str], said: str) -> None:

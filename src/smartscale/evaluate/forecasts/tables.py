@@ -40,7 +40,7 @@ def _files(result: Result) -> Table:
         at = file.horizons[-1]
         ours = at.scores[OURS]
         table.add_row(
-            Path(file.file).name.removesuffix(".gz").removesuffix(".csv"),
+            short_name(file.file),
             f"{file.step_s:g}s",
             number(ours.mase),
             number(ours.wql),
@@ -78,6 +78,15 @@ def _table(title: str) -> Table:
 
 def _covered(one: Summary) -> str:
     return "–" if one.coverage_90 is None else share(one.coverage_90[0])
+
+
+def short_name(file: str) -> str:
+    """A file's name without folder and endings.
+
+    >>> short_name("../loads/shop.csv.gz")
+    'shop'
+    """
+    return Path(file).name.removesuffix(".gz").removesuffix(".csv")
 
 
 def number(value: float | None) -> str:
