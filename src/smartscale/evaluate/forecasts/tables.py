@@ -51,9 +51,9 @@ def _files(result: Result) -> Table:
 
 
 def _all(result: Result) -> Table:
+    files = f"{len(result.files)} file{'s' if len(result.files) > 1 else ''}"
     table = _table(
-        f"Geometric means over {len(result.files)} files; better: of naive and day, best: of all four, "
-        "max: of the files' better"
+        f"Geometric means over {files}; better: of naive and day, best: of all four, max: of the files' better"
     )
     table.add_column("steps", justify="right")
     table.add_column("score")
@@ -90,7 +90,8 @@ def short_name(file: str) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    """Five places at most, up to 9999."""
+    return "–" if value is None else f"{value:.3f}" if value < 9.9995 else f"{value:#.4g}".rstrip(".")
 
 
 def share(value: float | None) -> str:
