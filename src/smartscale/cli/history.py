@@ -210,7 +210,7 @@ def _publish(
     fitted = fit(stretch, round(chosen.ml.step_s * MICROS), chosen.ml.history_steps)
     if fitted.step_us < stretch.step_us:
         notes.append(
-            f"each value of {stretch.step_us / MICROS:g} s stands for all steps of {chosen.ml.step_s:g} s in it"
+            f"the events of each {stretch.step_us / MICROS:g} s are spread by chance over steps of {chosen.ml.step_s:g} s"
         )
     partition = service_partition(tenant, stretch.service, log.topics()[topics.METRICS].partitions)
     key = service_key(tenant, stretch.service)
@@ -234,8 +234,8 @@ def _publish(
 
 
 def fit(stretch: Stretch, step_us: int, most: int) -> Stretch:
-    """The last ``most`` values at steps of ``step_us``, beginning at a multiple of it: a longer step's rate holds for all
-    the steps in it. Raises ``UserError`` where nothing is known, or steps do not fit."""
+    """The last ``most`` values at steps of ``step_us``, beginning at a multiple of it: the events of a longer step are
+    spread over the steps in it. Raises ``UserError`` where nothing is known, or steps do not fit."""
     if stretch.step_us % step_us:
         raise UserError(
             f"steps of {stretch.step_us / MICROS:g} s cannot be told in steps of {step_us / MICROS:g} s (ml.step_s): "
@@ -244,10 +244,21 @@ def fit(stretch: Stretch, step_us: int, most: int) -> Stretch:
     known = np.flatnonzero(~np.isnan(stretch.rates))
     if not len(known):
         raise UserError(f"{stretch.service}: not a single value is known")
-    rates = np.repeat(stretch.rates[: known[-1] + 1], stretch.step_us // step_us)
+    rates = _spread(stretch.rates[: known[-1] + 1], stretch.step_us // step_us, step_us, stretch.first_us)
     first_us = round(stretch.first_us / step_us) * step_us
     dropped = max(len(rates) - most, 0)
     return Stretch(stretch.service, first_us + dropped * step_us, step_us, rates[dropped:])
+
+
+def _spread(rates: Rates, steps: int, step_us: int, seed: int) -> Rates:
+    """Each value as ``steps`` shorter ones. Its events fall on them by chance alone (multinomial, seeded): equal shares
+    would look like traffic without noise, and its forecasts would have bands that the first real windows break."""
+    if steps == 1:
+        return rates
+    known = ~np.isnan(rates)
+    events = np.round(np.where(known, rates, 0.0) * steps * step_us / MICROS).astype(np.int64)
+    shares = np.random.default_rng(abs(seed)).multinomial(events, np.full(steps, 1 / steps))
+    return np.where(known[:, None], shares * MICROS / step_us, np.nan).ravel()
 
 
 def parts(stretch: Stretch, tenant: str, series: str, name: str) -> Iterator[PastPart]:

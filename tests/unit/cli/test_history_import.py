@@ -61,16 +61,21 @@ def csv(folder: Path, rows: int) -> str:
     return str(file)
 
 
-def test_counts_a_minute_become_rates_at_the_step_of_the_models(log: str, tmp_path: Path) -> None:
+def test_counts_a_minute_are_spread_over_the_steps_of_the_models(log: str, tmp_path: Path) -> None:
     """::
 
-    minute   0         1     2               60, -, 180 requests
-    10 s     1 1 1 …   - …   3 3 3 …         a second, six steps a minute
+    minute   0           1     2             60, -, 180, … requests
+    10 s     8 13 9 …    - …   31 27 …       six steps a minute: as many in all, apart by chance
     """
     said = run(csv(tmp_path, 5), "--service", "shop", "--log", log, "--json")
     (part,) = found(log, "shop")
     assert (part.step_us, part.start_us, part.service) == (10 * MICROS, 1_772_323_200 * MICROS, "shop")
-    assert part.rates == [1.0] * 6 + [None] * 6 + [3.0] * 6 + [4.0] * 6 + [5.0] * 6
+    minutes = [part.rates[at : at + 6] for at in range(0, 30, 6)]
+    assert minutes[1] == [None] * 6
+    for number in (0, 2, 3, 4):
+        counts = [10 * (rate or 0.0) for rate in minutes[number]]
+        assert sum(counts) == pytest.approx(60 * (number + 1))
+        assert len(set(counts)) > 1
     told = msgspec.json.decode(said, type=history.Imported)
     assert (told.values, told.gaps) == (30, 6)
 
