@@ -199,6 +199,10 @@ class Combine(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Third parties' topics of single JSON events, read beside ``events``."""
 
 
+MOST_STEP_S = 600.0
+MOST_HORIZON_S = 7200.0
+
+
 class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     step_s: float = 10.0
     """Spacing of the series: the tumbling window that is forecast (world time); one of ``windows.tumbling_s``."""
@@ -206,6 +210,8 @@ class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Steps ahead: 30 steps of 10 s are five minutes, more than most lead times."""
     history_steps: int = 8640
     """Steps remembered per series: a day of 10 s."""
+    boosting: bool = False
+    """Whether one gradient boosting is trained over all series of a partition in the background, as one more method."""
     snapshot_s: float = 30.0
     """Real. How often the state is written to the log."""
     alerts_per_day: int = 20
@@ -446,7 +452,7 @@ def _check(settings: Settings) -> None:
             sum(len(rule.services) for rule in settings.windows.rules) <= 2000,
             "windows.for has patterns of more than 2000 characters in all: use fewer rules",
         ),
-        (settings.ml.horizon_steps >= 1, "ml.horizon_steps must be at least 1"),
+        *_ml_rules(settings.ml),
         (settings.ml.alerts_per_day >= 0, "ml.alerts_per_day must not be negative; 0 tells nobody anything"),
         *_calendar_rules(settings.ml),
     ]
@@ -464,6 +470,28 @@ def _check(settings: Settings) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(f"settings: {message}")
+
+
+def _ml_rules(ml: Ml) -> list[tuple[bool, str]]:
+    """Steps up to 10 min, horizons up to 2 h, histories that hold one."""
+    return [
+        (
+            0 < ml.step_s <= MOST_STEP_S,
+            f"ml.step_s is {ml.step_s:g}: give a tumbling window of at most {MOST_STEP_S:g} s",
+        ),
+        (ml.horizon_steps >= 1, "ml.horizon_steps must be at least 1"),
+        (
+            ml.horizon_steps * ml.step_s <= MOST_HORIZON_S,
+            f"ml.horizon_steps is {ml.horizon_steps}: with steps of {ml.step_s:g} s that is "
+            f"{ml.horizon_steps * ml.step_s / 3600:.3g} h, and forecasts reach {MOST_HORIZON_S / 3600:g} h; give at most "
+            f"{int(MOST_HORIZON_S // max(ml.step_s, 1e-9))}",
+        ),
+        (
+            ml.history_steps >= ml.horizon_steps,
+            f"ml.history_steps ({ml.history_steps}) must be at least ml.horizon_steps ({ml.horizon_steps})",
+        ),
+        (ml.snapshot_s >= 0, "ml.snapshot_s must not be negative; 0 writes one with every transaction"),
+    ]
 
 
 def _calendar_rules(ml: Ml) -> list[tuple[bool, str]]:

@@ -29,7 +29,8 @@ from smartscale.clock import MICROS
 from smartscale.errors import SchemaError
 from smartscale.ml import past
 from smartscale.ml.anomaly import calibration, evidence, feedback, incidents
-from smartscale.ml.forecast import ensemble
+from smartscale.ml.forecast import boosting, ensemble
+from smartscale.ml.forecast.boosting import Boosted, Trainer
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
 from smartscale.ml.forecast.protocol import to_rate
@@ -85,6 +86,8 @@ class State:
     """Pasts from outside, until they are whole and their series is there."""
     rewritten: int = 0
     """How often the past of a series was rewritten: by an import, or because the series was forgotten."""
+
+    boosted: Boosted = field(default_factory=Boosted)
 
     @property
     def services(self) -> list[Name]:
@@ -169,14 +172,23 @@ class Outcome:
 class Models:
     """What is done with a ``State``: the plan made from settings, without data of its own.
 
-    ``telling``: this partition's share of the alert budget, and the mutes of the settings."""
+    ``telling``: this partition's share of the alert budget, and the mutes of the settings. ``trainer`` trains the boosting
+    of all series in the background; without one there is none."""
 
-    def __init__(self, step_s: float, horizon: int, history_steps: int, telling: feedback.Plan) -> None:
+    def __init__(
+        self,
+        step_s: float,
+        horizon: int,
+        history_steps: int,
+        telling: feedback.Plan,
+        trainer: Trainer | None = None,
+    ) -> None:
         self.step_s = step_s
         self.step_us = round(step_s * MICROS)
         self.history_steps = history_steps
         self.telling = telling
-        self.forecaster = Forecaster(step_s, horizon, history_steps)
+        self.trainer = trainer
+        self.forecaster = Forecaster(step_s, horizon, history_steps, boosting=trainer is not None)
 
     def fresh(self) -> State:
         return State(self.forecaster.fresh(0), evidence.fresh(0))
@@ -228,6 +240,7 @@ class Models:
         if state.newest is None or state.learned is None:
             state.begin = min(state.waiting)
             state.newest = state.learned = state.begin - 1
+        self._serve(state)
         self._welcome(state)
         imported = self._adopt(state)
         told: list[Incident | Notice] = []
@@ -340,6 +353,7 @@ class Models:
         assert state.learned is not None
         while state.learned < last:
             at = state.learned + 1
+            self._reap(state, at)
             now = state.cells(at)
             sure = np.asarray(now["final"] & now["complete"], np.bool_)
             rates = cells.rates(now, sure)
@@ -352,6 +366,31 @@ class Models:
             state.waiting.pop(at, None)
             state.unquiet.pop(at, None)
             state.learned = at
+            self._train(state)
+
+    def _train(self, state: State) -> None:
+        """Begin a training of the boosting where one is due."""
+        booster, boosted, models = self.forecaster.mixture.booster, state.boosted, state.models
+        assert state.learned is not None
+        assert state.begin is not None
+        if self.trainer is None or booster is None:
+            return
+        if booster.is_due(boosted, state.learned, state.begin, models.seen):
+            job = booster.sample(Past(models.past, state.learned), models.seen)
+            boosted.job, boosted.made = job, job.made
+            self.trainer.start(job)
+
+    def _reap(self, state: State, at: int) -> None:
+        """Take what was trained into use, at its step."""
+        job = state.boosted.job
+        if self.trainer is not None and job is not None and at >= job.made + boosting.DELAY:
+            state.boosted.trees = self.trainer.finish(job) or state.boosted.trees
+            state.boosted.job = None
+            self._serve(state)
+
+    def _serve(self, state: State) -> None:
+        if self.forecaster.mixture.booster is not None:
+            self.forecaster.mixture.booster.trees = state.boosted.trees
 
     def _quiet(self, state: State, at: int) -> Mask:
         """Of every service, whether it had no incident at that step."""

@@ -33,6 +33,7 @@ from smartscale.log.partitioner import service_key
 from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
 from smartscale.ml import snapshot
 from smartscale.ml.anomaly import feedback
+from smartscale.ml.forecast.boosting import Trainer
 from smartscale.ml.partition import STANDING, Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
 from smartscale.records import dead_letters, forecasts, metrics, past, people, schema, topics
@@ -122,6 +123,7 @@ class Stage:
         self.window = window_label(self.ml.step_s)
         self.held: dict[int, Held] = {}
         self.telemetry = Telemetry(context)
+        self.trainer = Trainer() if self.ml.boosting else None
 
     def turn(self, worker: Worker) -> None:
         """One poll and, if it brought something new, one transaction."""
@@ -189,7 +191,7 @@ class Stage:
         whole, rest = divmod(self.ml.alerts_per_day, count)
         share = whole + (partition < rest)
         telling = feedback.Plan(partition, share, self.ml.zone, self.ml.mutes())
-        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, telling)
+        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, telling, self.trainer)
 
     def _move(self, held: Held, record: Record) -> list[Message]:
         """Move the partition's state by one record."""

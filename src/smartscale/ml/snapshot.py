@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from smartscale.errors import SchemaError
 from smartscale.ml.anomaly.feedback import Budget, Heard
 from smartscale.ml.anomaly.incidents import Track
+from smartscale.ml.forecast.boosting import Boosted, Job, Trees
 from smartscale.ml.partition import Models, State
 from smartscale.ml.past import Parts
 from smartscale.ml.series import tiles
@@ -41,7 +43,7 @@ Records = Callable[[], Iterable[tuple[bytes, bytes]]]
 """Reads key and value of every record of the partition's snapshots, in their order, anew at each call."""
 
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -72,8 +74,28 @@ class Head(msgspec.Struct, frozen=True):
     budget: Budget
     imports: list[tuple[Key, Parts]]
     rewritten: int
+    boosted: int
+    """Digest of the boosting."""
     digests: dict[str, list[int]]
     """Of the tiles of every array, in the order of their cut; 0 is a tile of which nothing is known."""
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """An array as bytes: little-endian dtype, shape, C order."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class Grown(msgspec.Struct, frozen=True):
+    """The boosting: the arrays of its trees, and of a training under way, which begins again after a restart."""
+
+    made: int | None
+    trees: dict[str, Packed] | None
+    job: dict[str, Packed] | None
+    begun: int | None
+    """Step of the training under way."""
 
 
 class People(msgspec.Struct, frozen=True):
@@ -101,6 +123,7 @@ class Saved(msgspec.Struct, frozen=True):
 
     learned: int = -1
     rewritten: int = -1
+    boosted: int = 0
     digests: dict[str, list[int]] = {}
 
 
@@ -123,6 +146,9 @@ def save(
             digests[name].append(tiles.digest(data) if data else 0)
             if data and digests[name][-1] != known:
                 records[_key(partition, name, tile)] = data
+    boosted = msgspec.msgpack.encode(_grown(state.boosted))
+    if tiles.digest(boosted) != saved.boosted:
+        records |= _chunks(f"{partition}|boosting", boosted)
     head = Head(
         plan=_plan(models),
         offset=offset,
@@ -138,6 +164,7 @@ def save(
         budget=state.budget,
         imports=list(state.imports.items()),
         rewritten=state.rewritten,
+        boosted=tiles.digest(boosted),
         digests=digests,
     )
     records |= _chunks(f"{partition}|head", msgspec.msgpack.encode(head))
@@ -174,6 +201,10 @@ def restore(
     state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
     state.imports, state.rewritten = dict(head.imports), head.rewritten
+    boosted = _gather(beginning, f"{partition}|boosting")
+    if boosted is None or tiles.digest(boosted) != head.boosted:
+        raise SchemaError(f"the ml snapshot of partition {partition} lacks its boosting")
+    state.boosted = _boosted(msgspec.msgpack.decode(boosted, type=Grown))
     _fill(models, state, partition, head, records)
     return state, head.offset, _saved(head)
 
@@ -199,6 +230,35 @@ def _fill(models: Models, state: State, partition: int, head: Head, records: Rec
 
 
 PAST: Final = "models.past"
+
+
+def _grown(boosted: Boosted) -> Grown:
+    job = boosted.job
+    return Grown(
+        made=boosted.made,
+        trees=None
+        if boosted.trees is None
+        else {f.name: _packed(getattr(boosted.trees, f.name)) for f in fields(Trees)},
+        job=None if job is None else {name: _packed(getattr(job, name)) for name in ("x", "y", "weight")},
+        begun=None if job is None else job.made,
+    )
+
+
+def _boosted(grown: Grown) -> Boosted:
+    boosted = Boosted(made=grown.made)
+    if grown.trees is not None:
+        boosted.trees = Trees(**{name: _unpacked(packed) for name, packed in grown.trees.items()})
+    if grown.job is not None and grown.begun is not None:
+        boosted.job = Job(grown.begun, **{name: _unpacked(packed) for name, packed in grown.job.items()})
+    return boosted
+
+
+def _packed(array: Values) -> Packed:
+    return Packed(array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes())
+
+
+def _unpacked(packed: Packed) -> npt.NDArray[Any]:
+    return np.frombuffer(packed.data, dtype=np.dtype(packed.dtype)).reshape(packed.shape).copy()
 
 
 def _arrays(state: State) -> Iterator[tuple[str, Values]]:
@@ -227,7 +287,8 @@ def _is_untouched(tile: Tile, state: State, saved: Saved) -> bool:
 
 
 def _saved(head: Head) -> Saved:
-    return Saved(-1 if head.learned is None else head.learned, head.rewritten, head.digests)
+    learned = -1 if head.learned is None else head.learned
+    return Saved(learned, head.rewritten, head.boosted, head.digests)
 
 
 def _blank(models: Models) -> np.generic:

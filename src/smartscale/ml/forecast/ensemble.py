@@ -90,12 +90,19 @@ class Forecaster:
     ``step_s`` is the spacing of the series in seconds, ``horizon`` the number of steps ahead, ``levels`` the quantiles
     wanted, ascending in (0, 1), 0.05 and 0.95 among them."""
 
-    def __init__(self, step_s: float, horizon: int, history_steps: int, levels: Array = LEVELS) -> None:
+    def __init__(
+        self,
+        step_s: float,
+        horizon: int,
+        history_steps: int,
+        levels: Array = LEVELS,
+        boosting: bool = False,
+    ) -> None:
         self.step_s = step_s
         self.levels = levels
         self._low, self._high = (int(np.searchsorted(levels, level)) for level in (0.05, 0.95))
         self.horizon = horizon
-        self.mixture = Mixture(step_s, horizon, history_steps)
+        self.mixture = Mixture(step_s, horizon, history_steps, boosting)
         self.width = self.mixture.width
         self.methods: tuple[Method, ...] = self.mixture.methods
         self.anchors = self.mixture.anchors

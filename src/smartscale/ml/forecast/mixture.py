@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smartscale.ml.forecast import weighting
+from smartscale.ml.forecast.boosting import Boosting
 from smartscale.ml.forecast.pool import pool
 from smartscale.ml.forecast.protocol import Array, Method, Rung, anchors, interpolation
 from smartscale.ml.series.history import Codes, Past, empty
@@ -65,11 +66,12 @@ class Mixture:
 
     ``step_s`` is the spacing of the series in seconds, ``horizon`` the number of steps ahead."""
 
-    def __init__(self, step_s: float, horizon: int, history_steps: int) -> None:
+    def __init__(self, step_s: float, horizon: int, history_steps: int, boosting: bool = False) -> None:
         self.horizon = horizon
         self.width = history_steps + MARGIN_STEPS
-        self.methods: tuple[Method, ...] = pool(step_s, horizon, history_steps)
+        self.methods: tuple[Method, ...] = pool(step_s, horizon, history_steps, boosting)
         self.names = [method.name for method in self.methods]
+        self.booster = next((method for method in self.methods if isinstance(method, Boosting)), None)
         edges = np.cumsum([0, *(method.width for method in self.methods)])
         self._slices = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         self.anchors = anchors(horizon)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from smartscale.ml.forecast.baselines import Drift, Mean, Naive, Trend
+from smartscale.ml.forecast.boosting import Boosting
 from smartscale.ml.forecast.protocol import Method, Rung
 from smartscale.ml.forecast.regression import Regression
 from smartscale.ml.forecast.seasonal import Seasonal, SeasonalTrend
@@ -15,8 +16,9 @@ SMOOTH_S: Final = DAY_S / 288
 """A season is smoothed over five minutes to either side."""
 
 
-def pool(step_s: float, horizon: int, history_steps: int) -> tuple[Method, ...]:
-    """The methods for series of this step: a season joins where the history is long enough to hold it."""
+def pool(step_s: float, horizon: int, history_steps: int, boosting: bool = False) -> tuple[Method, ...]:
+    """The methods for series of this step: a season joins where the history is long enough to hold it, ``boosting`` if it
+    is asked for."""
     day, week = (_steps(period_s, step_s, history_steps) for period_s in (DAY_S, WEEK_S))
     half = int(SMOOTH_S / step_s)
     seasons: list[Method] = []
@@ -38,6 +40,7 @@ def pool(step_s: float, horizon: int, history_steps: int) -> tuple[Method, ...]:
         Trend("trend", alpha=0.3, beta=0.1, phi=0.98),
         *seasons,
         Regression(horizon, day, week, half),
+        *([Boosting(step_s, horizon, history_steps, day, week, half)] if boosting else []),
     )
 
 

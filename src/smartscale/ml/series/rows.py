@@ -16,6 +16,8 @@ from smartscale.errors import SchemaError
 from smartscale.records import forecasts
 from smartscale.records.topics import ALL_NAMES, INTERACTION, METRIC
 
+MOST_RATE: Final = 1e15
+"""A second. More is a mistake of the sender, and squares of it would soon be no numbers."""
 ARRIVALS_METRIC: Final = "arrivals"
 
 
@@ -70,7 +72,7 @@ def read(value: bytes, window: str) -> Row | None:
     sound = (
         row.end_us > row.start_us
         and math.isfinite(row.value)
-        and row.value >= 0
+        and 0 <= row.value <= MOST_RATE
         and 0 <= row.errors <= row.count
         and all(
             ms is None or (math.isfinite(ms) and ms >= 0) for ms in (row.latency_p50_ms, row.latency_p99_ms)
