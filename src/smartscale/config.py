@@ -203,6 +203,17 @@ MOST_STEP_S = 600.0
 MOST_HORIZON_S = 7200.0
 
 
+class CalendarRule(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """By which clock and holidays some services live: ``[[ml.calendars]]``. The first rule that fits a service counts."""
+
+    services: str
+    """A pattern over names of services, as in ``windows.for``."""
+    zone: str = "UTC"
+    """Time zone (IANA name): the season of a day follows its clock, across daylight-saving changes."""
+    country: str = ""
+    """Country or region (DE, DE-BY) whose holidays are forecast from the last Sundays and holidays; needs a long history."""
+
+
 class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     step_s: float = 10.0
     """Spacing of the series: the tumbling window that is forecast (world time); one of ``windows.tumbling_s``."""
@@ -223,6 +234,9 @@ class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whose holidays those of ``ml.muted`` are that name none: DE, or with a region DE-BY."""
     muted: list[Mute] = []
     """``[[ml.muted]]``: when people want to hear nothing of some incidents, once or again and again."""
+
+    calendars: list[CalendarRule] = []
+    """``[[ml.calendars]]``: local time and holidays in the forecasts of some services. Without one, a day is that of UTC."""
 
     def mutes(self) -> tuple[Mute, ...]:
         """``muted``, with time zone and country."""
@@ -495,14 +509,23 @@ def _ml_rules(ml: Ml) -> list[tuple[bool, str]]:
 
 
 def _calendar_rules(ml: Ml) -> list[tuple[bool, str]]:
-    try:
-        calendars.zone(ml.zone)
-    except UserError as error:
-        return [(False, f"ml.zone: {error}")]
+    named = [("ml.zone", ml.zone, ml.country)]
+    named += [(f"ml.calendars {one.services!r}", one.zone, one.country) for one in ml.calendars]
+    for place, zone, country in named:
+        try:
+            calendars.zone(zone)
+            if country:
+                calendars.holidays_of(country)
+        except UserError as error:
+            return [(False, f"{place}: {error}")]
     found = [(place, calendars.problem(mute)) for place, mute in enumerate(ml.mutes())]
     names = [mute.name for mute in ml.muted]
     twice = sorted({name for name in names if names.count(name) > 1})
     return [
+        (
+            not ml.calendars or 3600 % ml.step_s == 0,
+            f"ml.calendars needs steps that divide an hour; ml.step_s is {ml.step_s:g}",
+        ),
         *((wrong is None, f"ml.muted[{place}] {names[place]!r}: {wrong}") for place, wrong in found),
         (not twice, f"ml.muted: two are called {', '.join(map(repr, twice))}; give each a name of its own"),
     ]

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from smartscale import calendars
 from smartscale.clock import MICROS
+from smartscale.config import CalendarRule
 from smartscale.errors import SchemaError
 from smartscale.ml import past
 from smartscale.ml.anomaly import calibration, evidence, feedback, incidents
@@ -35,9 +36,10 @@ from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
 from smartscale.ml.forecast.protocol import to_rate
 from smartscale.ml.past import Parts
-from smartscale.ml.series import cells, table
+from smartscale.ml.series import cells, local_time, table
 from smartscale.ml.series.cells import Cells
 from smartscale.ml.series.history import Past
+from smartscale.ml.series.local_time import LocalTime
 from smartscale.ml.series.register import Key, Name, Places, Register
 from smartscale.ml.series.rows import Row
 from smartscale.records import forecasts
@@ -85,7 +87,7 @@ class State:
     imports: dict[Key, Parts] = field(default_factory=dict)
     """Pasts from outside, until they are whole and their series is there."""
     rewritten: int = 0
-    """How often the past of a series was rewritten: by an import, or because the series was forgotten."""
+    """How often the past of a series was rewritten: by an import, by its calendar, or because the series was forgotten."""
 
     boosted: Boosted = field(default_factory=Boosted)
 
@@ -173,7 +175,7 @@ class Models:
     """What is done with a ``State``: the plan made from settings, without data of its own.
 
     ``telling``: this partition's share of the alert budget, and the mutes of the settings. ``trainer`` trains the boosting
-    of all series in the background; without one there is none."""
+    of all series in the background; without one there is none. ``local``: calendars of services."""
 
     def __init__(
         self,
@@ -182,6 +184,7 @@ class Models:
         history_steps: int,
         telling: feedback.Plan,
         trainer: Trainer | None = None,
+        local: Sequence[CalendarRule] = (),
     ) -> None:
         self.step_s = step_s
         self.step_us = round(step_s * MICROS)
@@ -189,6 +192,7 @@ class Models:
         self.telling = telling
         self.trainer = trainer
         self.forecaster = Forecaster(step_s, horizon, history_steps, boosting=trainer is not None)
+        self.local = LocalTime(local, self.step_us, self.forecaster.width)
 
     def fresh(self) -> State:
         return State(self.forecaster.fresh(0), evidence.fresh(0))
@@ -307,6 +311,8 @@ class Models:
             known = (steps >= begin) & (steps < begin + len(told))
             values = np.full(len(steps), np.nan)
             values[known] = told[steps[known] - begin]
+            if (rule := self.local.rule_of(key[1])) is not None:
+                values = self.local.moved(rule, steps, values)
             if np.isnan(values).all():
                 continue  # it lies behind all that is remembered
             rows = slice(row, row + 1)
@@ -345,6 +351,8 @@ class Models:
         if last - state.newest <= 4 * self.forecaster.horizon:
             return
         self._learn_until(state, state.newest)
+        for step in range(state.newest + 1, last + 1) if self.local else ():
+            self._keep_local_time(state, step)
         self.forecaster.skip(state.models, state.newest + 1, last)
         state.newest = state.learned = last
         state.unquiet.clear()
@@ -354,6 +362,7 @@ class Models:
         while state.learned < last:
             at = state.learned + 1
             self._reap(state, at)
+            self._keep_local_time(state, at)
             now = state.cells(at)
             sure = np.asarray(now["final"] & now["complete"], np.bool_)
             rates = cells.rates(now, sure)
@@ -399,6 +408,19 @@ class Models:
             if (place := state.who.place(name)) is not None:
                 quiet[place] = False
         return quiet
+
+    def _keep_local_time(self, state: State, step: int) -> None:
+        """Move the pasts of series whose clock changes, or whose holiday begins or ends, before ``step``."""
+        assert state.newest is not None
+        for rule, moved, swaps in self.local.begin(step):
+            of_rule = [row for row, key in state.who.known() if self.local.rule_of(key[1]) == rule]
+            rows = np.array([row for row in of_rule if row < len(state.models.seen)], np.int64)
+            newest = max(state.newest, step - 1)
+            if moved:
+                local_time.shift(state.models.past, rows, newest, step, moved)
+            for one in swaps:
+                local_time.swap(state.models.past, rows, newest, one)
+            state.rewritten += len(rows)
 
     def _view(self, state: State) -> Array:
         """The methods' memories with the provisional steps on top."""

@@ -191,7 +191,8 @@ class Stage:
         whole, rest = divmod(self.ml.alerts_per_day, count)
         share = whole + (partition < rest)
         telling = feedback.Plan(partition, share, self.ml.zone, self.ml.mutes())
-        return Models(self.ml.step_s, self.ml.horizon_steps, self.ml.history_steps, telling, self.trainer)
+        ml = self.ml
+        return Models(ml.step_s, ml.horizon_steps, ml.history_steps, telling, self.trainer, ml.calendars)
 
     def _move(self, held: Held, record: Record) -> list[Message]:
         """Move the partition's state by one record."""

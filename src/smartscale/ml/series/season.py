@@ -2,8 +2,8 @@
 
 A season is a period in steps. The like of step u, as seen from an origin, is ``reference(u, origin, period)``: as many
 whole periods back as it takes to be at the origin or before it, so a daily season with a horizon beyond a day does not look
-ahead. ``position`` is where in the period a step lies. All seasonal methods and features go through these two, so a
-calendar (local time, holidays) that moves them moves every forecast.
+ahead. ``position`` is where in the period a step lies. All seasonal methods and features go through these two. Calendars
+do not come in here: ``local_time`` moves the past itself, so that the like of a step still lies whole periods before it.
 """
 
 from __future__ import annotations
