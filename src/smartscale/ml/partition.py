@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, overload
+from typing import Final, NamedTuple, overload
 
 import msgspec
 import numpy as np
@@ -29,7 +29,7 @@ from smartscale.clock import MICROS
 from smartscale.config import CalendarRule
 from smartscale.errors import SchemaError
 from smartscale.ml import past
-from smartscale.ml.anomaly import calibration, evidence, feedback, incidents
+from smartscale.ml.anomaly import calibration, evidence, feedback, forest, incidents
 from smartscale.ml.forecast import boosting, ensemble
 from smartscale.ml.forecast.boosting import Boosted, Trainer
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
@@ -60,6 +60,15 @@ STANDING: Final = ("coverage", "skill", "influence")
 """What is known of how well a series is forecast: see ``records.forecasts.Forecast``."""
 
 
+class Reading(NamedTuple):
+    """A gauge's mean over a step. ``rank``: twice the row's revision, plus one if it is final."""
+
+    rank: int
+    mean: float
+    final: bool
+    complete: bool
+
+
 @dataclass(slots=True)
 class State:
     """See the module. ``who`` gives the rows of ``usual`` (services) and of ``models`` (series)."""
@@ -71,6 +80,11 @@ class State:
     """Latest step each service had a row for."""
     waiting: dict[int, Cells] = field(default_factory=dict)
     """Rows of steps not yet learned."""
+    gauges: dict[Name, list[str]] = field(default_factory=dict)
+    """The system metrics that are watched of each service, in the order of ``evidence.Observed.gauges``."""
+    readings: dict[int, dict[Name, list[Reading | None]]] = field(default_factory=dict)
+    """Of these, at steps not yet learned."""
+    sample: forest.State = field(default_factory=lambda: forest.fresh(evidence.TOGETHER))
     begin: int | None = None
     """The first step there was anything for."""
     learned: int | None = None
@@ -193,6 +207,7 @@ class Models:
         self.trainer = trainer
         self.forecaster = Forecaster(step_s, horizon, history_steps, boosting=trainer is not None)
         self.local = LocalTime(local, self.step_us, self.forecaster.width)
+        self.forest = forest.Forest()
 
     def fresh(self) -> State:
         return State(self.forecaster.fresh(0), evidence.fresh(0))
@@ -216,11 +231,30 @@ class Models:
         at = row.end_us // self.step_us
         if state.learned is not None and at <= state.learned:
             return
+        if row.is_gauge:
+            self._take_gauge(state, row, at)
+            return
         place = state.who.row((row.tenant, row.service, row.series))
         kept = state.waiting.get(at)
         if kept is None:
             kept = cells.fresh(len(state.series))
         state.waiting[at] = cells.put(kept, place, row)
+
+    def _take_gauge(self, state: State, row: Row, at: int) -> None:
+        """Keep a gauge's reading if its service is watched already and has room for it."""
+        name = (row.tenant, row.service)
+        if state.who.place(name) is None or row.value_mean is None:
+            return
+        known = state.gauges.setdefault(name, [])
+        if row.name not in known:
+            if len(known) == evidence.GAUGES:
+                return
+            known.append(row.name)
+        slots = state.readings.setdefault(at, {}).setdefault(name, [None] * evidence.GAUGES)
+        slot, rank = known.index(row.name), 2 * row.revision + row.final
+        before = slots[slot]
+        if before is None or rank >= before.rank:
+            slots[slot] = Reading(rank, row.value_mean, row.final, row.complete)
 
     def take_past(self, state: State, part: PastPart) -> None:
         """Keep a part of an imported past until it is whole and its series has been seen; ``state`` is changed in place.
@@ -336,6 +370,7 @@ class Models:
                 told.append(msgspec.structs.replace(track.open.told, end_us=end_us, updated_us=end_us))
             state.last_row[place] = -1
             state.rewritten += 1
+            state.gauges.pop(name, None)
             freed = np.array(state.who.forget(place), np.int64)
             table.put(state.models, freed, self.forecaster.fresh(len(freed)))
             table.put(state.usual, np.array([place]), evidence.fresh(1))
@@ -371,8 +406,9 @@ class Models:
                 self.forecaster.learn(part, at, rates[rows])
                 table.put_back(state.models, rows, part)
             quiet = self._quiet(state, at)
-            state.usual = evidence.learn(state.usual, self._observed(state, now, sure), quiet)
+            state.usual = evidence.learn(state.usual, self._observed(state, now, sure, at, final=True), quiet)
             state.waiting.pop(at, None)
+            state.readings.pop(at, None)
             state.unquiet.pop(at, None)
             state.learned = at
             self._train(state)
@@ -449,10 +485,19 @@ class Models:
             expected[rows] = self.forecaster.surprise(part, memory[rows], at - 1, rates[rows]).expected
         main = self._demand(state)
         known = (main >= 0) & (_at(state.models.seen, main, 0) >= WARM_UP)
-        observed = self._observed(state, now, now["complete"])
-        found = evidence.judge(state.usual, observed, _at(expected, main, np.nan), self.step_s, known)
+        observed = self._observed(state, now, now["complete"], at)
+        found = evidence.judge(
+            state.usual,
+            observed,
+            _at(expected, main, np.nan),
+            self.step_s,
+            known,
+            lambda together: self.forest.judge(state.sample, together),
+        )
         told = self._incidents(state, found, main, at)
-        state.usual = evidence.calibrate(state.usual, found, self._quiet(state, at))
+        quiet = self._quiet(state, at)
+        state.usual = evidence.calibrate(state.usual, found, quiet)
+        forest.learn(state.sample, evidence.together(found), quiet & known, at)
         return found.score, told
 
     def _incidents(
@@ -466,6 +511,7 @@ class Models:
         for i in sorted(busy):
             name = state.services[i]
             service = incidents.Service(*name, state.series[main[i]][2], bool(risen[i]))
+            gauges = state.gauges.get(name, [])
             sights = [
                 incidents.Sight(
                     kind=kind,
@@ -476,6 +522,7 @@ class Models:
                     effect=float(found.effect[kind][i]),
                     raised=bool(found.raised[kind][i]),
                     strength=float(found.strength[kind][i]),
+                    name=gauges[found.gauge[i]] if kind == evidence.GAUGE else "",
                 )
                 for kind in evidence.KINDS
                 if not np.isnan(found.seen[kind][i])
@@ -483,7 +530,9 @@ class Models:
             before = state.tracks.get(name, incidents.Track())
             track, incident = incidents.step(before, service, sights, at, self.step_us)
             state.tracks[name] = track
-            found.score[i] = calibration.probability(np.array(incidents.strength_at(track, sights, at)))
+            found.score[i] = calibration.probability(
+                np.array(incidents.strength_at(track, service, sights, at))
+            )
             known = track.open.told if incident is None and track.open is not None else incident
             if known is not None:
                 cases.append(feedback.Case(name, known, incident is not None, before.open is None))
@@ -516,9 +565,16 @@ class Models:
         told = (arrivals >= 0) & (seen_arrivals >= np.minimum(WARM_UP, seen_rate))
         return np.where(told | (rate < 0), arrivals, rate)
 
-    def _observed(self, state: State, now: Cells, certain: Mask) -> evidence.Observed:
-        """What was seen of every service at one step, from the cells that are ``certain``. A service without any row,
-        an uncertain one too, is missing."""
+    def _observed(
+        self, state: State, now: Cells, certain: Mask, at: int, *, final: bool = False
+    ) -> evidence.Observed:
+        """What was seen of every service at step ``at``, from the cells that are ``certain`` and from complete readings
+        (``final``: only final ones). A service without any row, an uncertain one too, is missing."""
+        gauges = np.full((len(state.services), evidence.GAUGES), np.nan)
+        for name, slots in state.readings.get(at, {}).items():
+            if (place := state.who.place(name)) is not None:
+                sure = [r.mean if r and r.complete and (r.final or not final) else np.nan for r in slots]
+                gauges[place] = sure
         rate = state.who.rows_of(forecasts.RATE)
         missing = np.ones(len(state.services), np.bool_)
         missing[state.who.owners[now["rank"] >= 0]] = False
@@ -531,6 +587,7 @@ class Models:
             errors=np.where(some, _at(now["errors"], rate, np.nan), np.nan),
             p50_ms=np.where(some, _at(now["p50_ms"], rate, np.nan), np.nan),
             p99_ms=np.where(some, _at(now["p99_ms"], rate, np.nan), np.nan),
+            gauges=gauges,
         )
 
     def _risen(self, state: State, seen: Array, main: Places, at: int) -> Mask:

@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from smartscale.errors import SchemaError
+from smartscale.ml.anomaly import forest
 from smartscale.ml.anomaly.feedback import Budget, Heard
 from smartscale.ml.anomaly.incidents import Track
 from smartscale.ml.forecast.boosting import Boosted, Job, Trees
-from smartscale.ml.partition import Models, State
+from smartscale.ml.partition import Models, Reading, State
 from smartscale.ml.past import Parts
 from smartscale.ml.series import tiles
 from smartscale.ml.series.cells import CELL
@@ -43,7 +44,7 @@ Records = Callable[[], Iterable[tuple[bytes, bytes]]]
 """Reads key and value of every record of the partition's snapshots, in their order, anew at each call."""
 
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 
@@ -66,6 +67,11 @@ class Head(msgspec.Struct, frozen=True):
     series: list[Key]
     last_row: list[int]
     waiting: list[tuple[int, bytes]]
+    gauges: list[tuple[Name, list[str]]]
+    readings: list[tuple[int, list[tuple[Name, list[Reading | None]]]]]
+    sample: dict[str, Packed]
+    sampled: tuple[int, int]
+    """Rows added to the sample in all, and the step its forest grew from."""
     begin: int | None
     learned: int | None
     newest: int | None
@@ -156,6 +162,13 @@ def save(
         series=state.series,
         last_row=state.last_row,
         waiting=[(at, cells.tobytes()) for at, cells in state.waiting.items()],
+        gauges=list(state.gauges.items()),
+        readings=[(at, list(of_services.items())) for at, of_services in state.readings.items()],
+        sample={
+            "rows": _packed(state.sample.rows),
+            "grown": _packed(state.sample.grown),
+        },
+        sampled=(state.sample.added, state.sample.seed),
         begin=state.begin,
         learned=state.learned,
         newest=state.newest,
@@ -198,6 +211,10 @@ def restore(
     models.grow(state, len(head.series), len(head.services))
     state.who, state.last_row = Register(head.services, head.series), head.last_row
     state.waiting = {at: np.frombuffer(rows, CELL).copy() for at, rows in head.waiting}
+    state.gauges = dict(head.gauges)
+    state.readings = {at: dict(of_services) for at, of_services in head.readings}
+    rows, grown = (_unpacked(head.sample[name]) for name in ("rows", "grown"))
+    state.sample = forest.State(rows, head.sampled[0], grown, head.sampled[1])
     state.begin, state.learned, state.newest = head.begin, head.learned, head.newest
     state.tracks, state.unquiet, state.budget = dict(head.tracks), dict(head.unquiet), head.budget
     state.imports, state.rewritten = dict(head.imports), head.rewritten

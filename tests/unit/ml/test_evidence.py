@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 
 from smartscale.ml.anomaly import evidence
-from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, MEDIAN, SURGE, ZERO
+from smartscale.ml.anomaly.evidence import DROP, ERRORS, GAUGE, LATENCY, MEDIAN, SURGE, ZERO
 
 EXPECTED = 100.0
 NAN = np.nan
 
 
 def observed(
-    demand: float, count: float, errors: float, p50: float, p99: float, missing: bool = False
+    demand: float,
+    count: float,
+    errors: float,
+    p50: float,
+    p99: float,
+    missing: bool = False,
+    cpu: float = 40.0,
 ) -> evidence.Observed:
-    columns = (np.array([value]) for value in (count, errors, p50, p99))
-    return evidence.Observed(np.array([demand]), np.array([missing]), *columns)
+    of = {"count": count, "errors": errors, "p50_ms": p50, "p99_ms": p99, "demand": demand}
+    gauges = np.full((1, evidence.GAUGES), NAN)
+    gauges[0, 0] = cpu
+    columns = {name: np.array([value]) for name, value in of.items()}
+    return evidence.Observed(missing=np.array([missing]), gauges=gauges, **columns)
 
 
 def known(steps: int = 60) -> evidence.Baseline:
@@ -25,7 +34,7 @@ def known(steps: int = 60) -> evidence.Baseline:
     for _ in range(steps):
         count = rng.poisson(1000)
         p50, p99 = 20 * np.exp(rng.normal(0, 0.01)), 100 * np.exp(rng.normal(0, 0.05))
-        past = observed(count / 10, count, rng.binomial(count, 0.01), p50, p99)
+        past = observed(count / 10, count, rng.binomial(count, 0.01), p50, p99, cpu=rng.normal(40, 1))
         baseline = evidence.calibrate(baseline, judged(past, baseline), quiet)
         baseline = evidence.learn(baseline, past, quiet)
     return baseline
@@ -58,6 +67,8 @@ def test_an_ordinary_step_raises_nothing() -> None:
         (observed(100, 1000, 10, 20, 300), {LATENCY}),
         (observed(100, 1000, 10, 60, 100), {MEDIAN}),
         (observed(100, 1000, 10, 60, 300), {LATENCY, MEDIAN}),
+        (observed(100, 1000, 10, 20, 100, cpu=90), {GAUGE}),
+        (observed(100, 1000, 10, 20, 100, cpu=50), set()),  # significant, but too little
         (observed(100, 10, 4, 20, 300), set()),  # ten requests prove nothing
         (observed(NAN, NAN, NAN, NAN, NAN), set()),  # uncertain is not missing
     ],

@@ -5,8 +5,8 @@ times the usual it is. A kind is *raised* when the p-value is small enough and t
 waking for: with enough traffic, every difference is significant. ``RULES`` is the whole table.
 
 ========  =====================================================================================================
-surge     demand above what was forecast for this step: residual of square roots (Anscombe 1948), in units of its
-          own spread
+surge     demand above what was forecast for this step, and above what it was lately, so that a forecast gone astray is
+          no alarm: residual of square roots (Anscombe 1948), in units of its own spread
 drop      demand below it
 zero      nothing at all, or no row, where something was sure
 errors    more errors than the service's own past explains: binomial tail at the upper 97.5 % bound of its
@@ -14,6 +14,8 @@ errors    more errors than the service's own past explains: binomial tail at the
 latency   log p99 above its own running level
 median    log p50 above its own running level: less noisy than a p99, so it tells a change of all requests sooner
 creep     log p50, smoothed over minutes, above what it was for the last hours *at this demand*: a slow leak
+gauge     one of its system metrics (CPU, memory, a queue) above its own running level
+combined  an isolation forest finds that rate, errors, latency and gauges do not belong together (``forest``)
 ========  =====================================================================================================
 
 The p-value of every score is that of its own past (``tails``), so a service that is always noisy has to be
@@ -23,7 +25,7 @@ Berger (2001): the Bayes factor in favour of "as usual" is at least ``-e p ln p`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -43,6 +45,8 @@ ERRORS: Final = "errors"
 LATENCY: Final = "latency"
 MEDIAN: Final = "median"
 CREEP: Final = "creep"
+GAUGE: Final = "gauge"
+COMBINED: Final = "combined"
 
 
 class Rule(NamedTuple):
@@ -62,12 +66,14 @@ RULES: Final = {
     ZERO: Rule(p=1e-3, effect=1.0, steps=1, strong=1.0),
     ERRORS: Rule(p=1e-4, effect=0.05, steps=2, strong=0.2),  # effect: points above the usual error rate
     LATENCY: Rule(p=1e-4, effect=1.5, steps=3, strong=np.inf),
-    MEDIAN: Rule(p=1e-4, effect=1.5, steps=2, strong=np.inf),
+    MEDIAN: Rule(p=1e-4, effect=1.5, steps=3, strong=np.inf),
     CREEP: Rule(p=1e-4, effect=1.12, steps=3, strong=np.inf),
+    GAUGE: Rule(p=1e-5, effect=1.5, steps=3, strong=np.inf),
+    COMBINED: Rule(p=2e-4, effect=1.3, steps=3, strong=np.inf),  # effect: times the usual isolation score
 }
 KINDS: Final = tuple(RULES)
 
-GROUPS: Final = ((SURGE, DROP, ZERO), (ERRORS,), (LATENCY, MEDIAN, CREEP))
+GROUPS: Final = ((SURGE, DROP, ZERO), (ERRORS,), (LATENCY, MEDIAN, CREEP), (GAUGE,), (COMBINED,))
 """Kinds that see the same thing count once, as the strongest of them."""
 MIN_EVENTS: Final = 10.0
 """Fewer events of difference in a step are never raised."""
@@ -85,21 +91,32 @@ PRIOR_STEPS: Final = 12.0
 BAND: Final = 1e-3
 """The band told with an incident is left upwards, or downwards, with this chance."""
 
+RECENT_STEPS: Final = 12.0
+"""What demand was lately fades by 1/e in 2 minutes of 10 s."""
 SMOOTH_STEPS: Final = 18.0
 """Creeping latency is smoothed over 3 minutes of 10 s."""
 LONG_STEPS: Final = 2160.0
 """And compared with that of 6 hours at the same demand."""
 SHRINK_STEPS: Final = 60.0
 """A demand rarely seen borrows the latency of its neighbour, for so many steps."""
+WARM_GAUGE: Final = 12
+"""Steps before a gauge has a level to speak of."""
 LEVELS: Final = 48
 """Demand levels, two an octave from 1/16 a second up."""
 CREEP_FROM: Final = 90.0
 """Steps at a demand, at least, before latency there can be told to creep: a quarter of an hour."""
 
-FEATURES: Final = 6
-UP, DOWN, FAILING, P99, P50, CREEPING = range(FEATURES)
-"""Columns of residuals."""
-PACE: Final = np.array([1, 1, 1, 1, 1, 1 / SMOOTH_STEPS])
+GAUGES: Final = 8
+"""System metrics that are watched of a service, at most: the first of which it had a row."""
+GAUGE_STEPS: Final = 30.0
+"""The level of a gauge fades by 1/e in 5 minutes of 10 s: it may follow demand, only not suddenly."""
+OWN: Final = 6
+FEATURES: Final = OWN + GAUGES
+UP, DOWN, FAILING, P99, P50, CREEPING = range(OWN)
+"""Columns of residuals; those of the gauges follow."""
+TOGETHER: Final = 6
+"""Features of the forest: demand, errors, log p99, log p50, and the highest and lowest gauge."""
+PACE: Final = np.array([1, 1, 1, 1, 1, 1 / SMOOTH_STEPS, *[1] * GAUGES])
 """A smoothed value is news once in its span."""
 GROWTH: Final = 0.03
 """Prior error of a demand forecast a step, on the square-root scale: 6 % of the rate."""
@@ -115,6 +132,8 @@ class Baseline:
     latency: Array  # (n, 2, 2): of log p99 and log p50: level, steps
     smooth: Array  # (n, 3): log p50 and log2 demand, smoothed over minutes; steps
     usual: Array  # (n, LEVELS, 2): log p50 at each demand over hours, steps there
+    gauges: Array  # (n, GAUGES, 2): level, steps
+    recent: Array  # (n, 2): demand over the last minutes, steps
     spread: Array  # (n, features, 2): mean absolute residual, steps
     tails: Array  # (n, features, tails.WIDTH)
 
@@ -128,6 +147,8 @@ def fresh(n_services: int) -> Baseline:
         latency=np.zeros((n, 2, 2)),
         smooth=np.zeros((n, 3)),
         usual=np.zeros((n, LEVELS, 2)),
+        gauges=np.zeros((n, GAUGES, 2)),
+        recent=np.zeros((n, 2)),
         spread=np.zeros((n, FEATURES, 2)),
         tails=tails.fresh(n, FEATURES),
     )
@@ -136,7 +157,8 @@ def fresh(n_services: int) -> Baseline:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One step of every service, shape (n,). ``demand`` a second (NaN: unknown); ``missing``: no row although the
-    window was complete; ``count``, ``errors``, ``p50_ms`` and ``p99_ms`` of its interactions (NaN without any)."""
+    window was complete; ``count``, ``errors``, ``p50_ms`` and ``p99_ms`` of its interactions (NaN without any);
+    ``gauges`` (n, GAUGES): means of its system metrics in the order of their discovery, NaN where unknown."""
 
     demand: Array
     missing: Mask
@@ -144,6 +166,7 @@ class Observed:
     errors: Array
     p50_ms: Array
     p99_ms: Array
+    gauges: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,43 +186,72 @@ class Evidence:
     strength: dict[str, Array]
     residuals: Array
     spreads: Array
+    gauge: npt.NDArray[np.int64]
+    """Which of its gauges is the strangest."""
 
 
-def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, warm: Mask) -> Evidence:
+Combined = Callable[[Array], tuple[Array, Array, float]]
+"""Isolation scores and p-values of rows of ``TOGETHER`` features in spreads, and the usual score: ``Forest.judge``."""
+
+
+def unseen(together: Array) -> tuple[Array, Array, float]:
+    """What ``Combined`` says without a forest."""
+    return np.full(len(together), np.nan), np.ones(len(together)), np.nan
+
+
+def judge(
+    baseline: Baseline,
+    now: Observed,
+    expected: Array,
+    step_s: float,
+    warm: Mask,
+    combined: Combined = unseen,
+) -> Evidence:
     """The evidence of one step. ``expected``: the demand forecast for it, a second, NaN where unknown.
     ``warm``: services past their warm-up; the others score 0 and raise nothing."""
     seen = np.where(now.missing, 0.0, now.demand)
+    most, least = _bounds(baseline, expected)
     root = _root(expected, step_s)
-    up = _root(seen, step_s) - root
+    above, below = _root(most, step_s), _root(least, step_s)
+    root_seen = _root(seen, step_s)
     usual_errors, share, failing, p_errors = _errors(baseline, now)
     usual_ms, slow = _latency(baseline, now)
     smooth, usual_log = _creep(baseline, now)
+    levels, steps = np.moveaxis(baseline.gauges, -1, 0)
+    gauges = np.where(steps >= WARM_GAUGE, now.gauges - levels, np.nan)
     creeping = np.where(baseline.smooth[:, 2] >= SMOOTH_STEPS, smooth - usual_log, np.nan)
-    residuals = np.stack([up, -up, failing, *slow, creeping], axis=1)
+    residuals = np.column_stack([root_seen - above, below - root_seen, failing, *slow, creeping, gauges])
     spreads = _spreads(baseline, now, root)
     p_own = tails.rarity(baseline.tails, residuals / spreads)
+    gauge = p_own[:, OWN:].argmin(axis=1)
+    row = np.arange(len(seen))
+    gauge_seen, gauge_usual = now.gauges[row, gauge], levels[row, gauge]
+    isolation, p_combined, usual_isolation = combined(_together(residuals / spreads))
     reach = tails.edge(baseline.tails, BAND) * spreads
-    low, high = _rate(root - reach[:, DOWN], step_s), _rate(root + reach[:, UP], step_s)
+    low, high = _rate(below - reach[:, DOWN], step_s), _rate(above + reach[:, UP], step_s)
     gone = (now.missing | (seen == 0)) & (low > 0) & (expected * step_s >= MIN_EVENTS)
-    difference = np.abs(seen - expected) * step_s
     p = {
-        SURGE: np.where(difference >= MIN_EVENTS, p_own[:, UP], 1.0),
-        DROP: np.where((difference >= MIN_EVENTS) & (seen > 0), p_own[:, DOWN], 1.0),
+        SURGE: np.where((seen - most) * step_s >= MIN_EVENTS, p_own[:, UP], 1.0),
+        DROP: np.where(((least - seen) * step_s >= MIN_EVENTS) & (seen > 0), p_own[:, DOWN], 1.0),
         # A Poisson count of mean m is 0 with chance exp(-m), and the lowest expected rate is where to start.
         ZERO: np.where(gone, np.exp(-np.minimum(low * step_s, 700)), 1.0),
         ERRORS: np.maximum(p_errors, p_own[:, FAILING]),
         LATENCY: p_own[:, P99],
         MEDIAN: p_own[:, P50],
         CREEP: p_own[:, CREEPING],
+        GAUGE: np.minimum(p_own[row, OWN + gauge] * GAUGES, 1.0),
+        COMBINED: p_combined,
     }
     effect = {
-        SURGE: _ratio(seen, expected),
-        DROP: np.where(seen > 0, _ratio(expected, seen), 0.0),
+        SURGE: _ratio(seen, most),
+        DROP: np.where(seen > 0, _ratio(least, seen), 0.0),
         ZERO: np.ones(len(seen)),
         ERRORS: share - usual_errors,
         LATENCY: _ratio(now.p99_ms, usual_ms[0]),
         MEDIAN: _ratio(now.p50_ms, usual_ms[1]),
         CREEP: np.exp(smooth - usual_log),
+        GAUGE: _ratio(gauge_seen, gauge_usual),
+        COMBINED: isolation / usual_isolation,
     }
     raised = {
         kind: warm & (p[kind] <= rule.p) & (np.nan_to_num(effect[kind]) >= rule.effect)
@@ -207,7 +259,13 @@ def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, war
     }
     strength = {kind: np.where(warm, calibration.strength(p[kind]), 0.0) for kind in KINDS}
     of_demand, zero = (SURGE, DROP, ZERO), np.zeros(len(seen))
-    usual = {LATENCY: usual_ms[0], MEDIAN: usual_ms[1], CREEP: np.exp(usual_log)}
+    usual = {
+        LATENCY: usual_ms[0],
+        MEDIAN: usual_ms[1],
+        CREEP: np.exp(usual_log),
+        GAUGE: gauge_usual,
+        COMBINED: np.full(len(seen), usual_isolation),
+    }
     return Evidence(
         score=np.where(warm, calibration.probability(total(strength)), 0.0),
         seen={
@@ -216,8 +274,10 @@ def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, war
             LATENCY: now.p99_ms,
             MEDIAN: now.p50_ms,
             CREEP: np.exp(smooth),
+            GAUGE: gauge_seen,
+            COMBINED: isolation,
         },
-        expected={**dict.fromkeys(of_demand, expected), ERRORS: usual_errors, **usual},
+        expected={SURGE: most, DROP: least, ZERO: least, ERRORS: usual_errors, **usual},
         low={**dict.fromkeys(of_demand, low), ERRORS: zero, **dict.fromkeys(usual, zero)},
         high={
             **dict.fromkeys(of_demand, high),
@@ -230,6 +290,7 @@ def judge(baseline: Baseline, now: Observed, expected: Array, step_s: float, war
         strength=strength,
         residuals=residuals,
         spreads=spreads,
+        gauge=gauge,
     )
 
 
@@ -265,6 +326,8 @@ def learn(baseline: Baseline, now: Observed, quiet: Mask) -> Baseline:
         seen=baseline.seen + (~np.isnan(now.demand)),
         errors=np.where(known[:, None], grown, baseline.errors),
         latency=latency,
+        gauges=_with_gauges(baseline, now, quiet),
+        recent=_with_recent(baseline, now),
         smooth=np.where(felt[:, None], smoothed, baseline.smooth),
         usual=_with_usual(baseline, smoothed[:, 1], log[:, 1], felt & quiet),
     )
@@ -301,10 +364,11 @@ def _spreads(baseline: Baseline, now: Observed, root: Array) -> Array:
     )  # this step's chance, and that of the usual rate
     few = 1 / np.sqrt(np.maximum(events, 1.0))
     one = np.ones(len(root))
-    prior = np.stack([demand, demand, binomial, 0.3 * one, 0.05 + few, 0.04 * one], axis=1)
-    floor = np.stack(
-        [0.4 * one, 0.4 * one, 0.8 * binomial, 0.05 * one, 0.5 * few + 0.01, 0.015 * one], axis=1
-    )
+    size = np.abs(baseline.gauges[:, :, 0])
+    own = [demand, demand, binomial, 0.3 * one, 0.05 + few, 0.04 * one]
+    prior = np.column_stack([*own, 0.2 * size + 1e-9])
+    least = [0.4 * one, 0.4 * one, 0.8 * binomial, 0.05 * one, 0.5 * few + 0.01, 0.015 * one]
+    floor = np.column_stack([*least, 0.02 * size + 1e-9])
     mean, steps = np.moveaxis(baseline.spread, -1, 0)
     blended = (PRIOR_STEPS * prior + 1.2533 * mean * steps) / (PRIOR_STEPS + steps)
     return np.asarray(np.maximum(blended, floor), np.float64)
@@ -325,6 +389,42 @@ def _errors(baseline: Baseline, now: Observed) -> tuple[Array, Array, Array, Arr
     share = _ratio(now.errors, now.count)
     residual = 2 * np.sqrt(now.count) * (np.arcsin(np.sqrt(share)) - np.arcsin(np.sqrt(usual)))
     return usual, share, residual, np.where(enough, tail, 1.0)
+
+
+def together(found: Evidence) -> Array:
+    """The features of the forest, (n, TOGETHER)."""
+    return _together(found.residuals / found.spreads)
+
+
+def _together(scores: Array) -> Array:
+    gauges = np.nan_to_num(scores[:, OWN:], nan=0.0)
+    own = scores[:, [UP, FAILING, P99, P50]]
+    return np.column_stack([own, np.maximum(gauges.max(axis=1), 0.0), np.minimum(gauges.min(axis=1), 0.0)])
+
+
+def _bounds(baseline: Baseline, expected: Array) -> tuple[Array, Array]:
+    """The most and the least demand that is no surprise: forecast, or what it was lately."""
+    recent, steps = baseline.recent.T
+    known = steps > 0
+    most = np.where(known, np.maximum(expected, recent), expected)
+    return most, np.where(known, np.minimum(expected, recent), expected)
+
+
+def _with_recent(baseline: Baseline, now: Observed) -> Array:
+    """``Baseline.recent`` after one more step, of an incident too."""
+    recent, steps = baseline.recent.T
+    known = ~np.isnan(now.demand)
+    gain = known / np.minimum(steps + 1, RECENT_STEPS)
+    return np.column_stack([recent + gain * (np.where(known, now.demand, 0.0) - recent), steps + known])
+
+
+def _with_gauges(baseline: Baseline, now: Observed, quiet: Mask) -> Array:
+    """``Baseline.gauges`` after one more step."""
+    level, steps = np.moveaxis(baseline.gauges, -1, 0)
+    known = quiet[:, None] & ~np.isnan(now.gauges)
+    gain = known / np.minimum(steps + 1, GAUGE_STEPS)
+    moved = level + gain * (np.where(known, now.gauges, 0.0) - level)
+    return np.stack([moved, steps + known], axis=-1)
 
 
 def _logs(now: Observed) -> tuple[Array, Mask]:

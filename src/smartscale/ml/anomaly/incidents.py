@@ -26,12 +26,28 @@ import xxhash
 
 from smartscale.clock import span_text
 from smartscale.ml.anomaly.calibration import probability
-from smartscale.ml.anomaly.evidence import CREEP, DROP, ERRORS, LATENCY, MEDIAN, RULES, SURGE, ZERO, total
+from smartscale.ml.anomaly.evidence import (
+    COMBINED,
+    CREEP,
+    DROP,
+    ERRORS,
+    GAUGE,
+    LATENCY,
+    MEDIAN,
+    RULES,
+    SURGE,
+    ZERO,
+    total,
+)
 from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
 
 QUIET: Final = 3
 """Steps inside the band that end a watch: 30 s of 10 s, so that one calm step does not split an incident."""
-LASTING: Final = {SURGE: 30, DROP: 30, **dict.fromkeys((ZERO, ERRORS, LATENCY, MEDIAN, CREEP), 360)}
+LASTING: Final = {
+    SURGE: 30,
+    DROP: 30,
+    **dict.fromkeys((ZERO, ERRORS, LATENCY, MEDIAN, CREEP, GAUGE, COMBINED), 360),
+}
 """Steps after which what lasts is the new normal: a level after 5 minutes of 10 s, an outage after an hour."""
 SETTLED: Final = 0.5
 """Of its largest change, what must be left for a lasting change of demand to be a new level, not a crowd going home."""
@@ -55,6 +71,8 @@ class Sight(NamedTuple):
     raised: bool
     strength: float = 0.0
     """Of the evidence, see ``calibration``."""
+    name: str = ""
+    """Of the gauge."""
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -72,6 +90,7 @@ class Watch(msgspec.Struct, frozen=True):
     confirmed: bool
     strength: float = 0.0
     """Of all evidence together, at its strongest while beyond the band."""
+    name: str = ""
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -116,6 +135,8 @@ _CLASS_OF: Final = {
     LATENCY: FAULT,
     MEDIAN: FAULT,
     CREEP: FAULT,
+    GAUGE: FAULT,
+    COMBINED: FAULT,
     DROP: LEVEL_SHIFT,
 }
 """Most telling first: the first confirmed kind names the class."""
@@ -129,14 +150,14 @@ def step(
     ``sights`` holds every kind whose value is known; a kind left out (nothing to measure) counts as calm. Whether people
     are told is not decided here but in ``feedback``."""
     by_kind = {sight.kind: sight for sight in sights}
-    strength = strength_of(track, sights, now)
+    strength = strength_of(track, service, sights, now)
     watches = [_follow(w, by_kind[w.kind], now, strength) if w.kind in by_kind else w for w in track.watches]
     watches = _silence_is_more_than_a_drop(watches, by_kind)
     watched = {watch.kind for watch in watches}
     watches += [
         _begin(s, now, strength)
         for s in sights
-        if s.raised and s.kind not in watched and not _expected(s, track, now)
+        if s.raised and s.kind not in watched and not _expected(s, track, now, service)
     ]
     ended = [w for w in watches if now - w.last >= QUIET]
     lasting = [w for w in watches if w.confirmed and _is_lasting(w, by_kind, now)]
@@ -171,22 +192,22 @@ def as_told(track: Track, incident: Incident) -> Track:
     return msgspec.structs.replace(track, open=msgspec.structs.replace(track.open, told=incident))
 
 
-def strength_of(track: Track, sights: Iterable[Sight], now: int) -> float:
+def strength_of(track: Track, service: Service, sights: Iterable[Sight], now: int) -> float:
     """Of all evidence of a step, without that of demand that returns to what it was."""
-    fresh = {s.kind: np.array(0.0 if _expected(s, track, now) else s.strength) for s in sights}
+    fresh = {s.kind: np.array(0.0 if _expected(s, track, now, service) else s.strength) for s in sights}
     return float(total(fresh)) if fresh else 0.0
 
 
-def strength_at(track: Track, sights: Iterable[Sight], now: int) -> float:
+def strength_at(track: Track, service: Service, sights: Iterable[Sight], now: int) -> float:
     """The same, once ``track`` has taken the step: what is still beyond the band of a watch is as strange as it was at
     its strangest, however used to it the models have become."""
     lasting = [w.strength for w in track.watches if w.last == now]
-    return max([strength_of(track, sights, now), *lasting])
+    return max([strength_of(track, service, sights, now), *lasting])
 
 
 def is_new_normal(told: Incident) -> bool:
     """Whether errors or latency have to be learned anew. Demand is by its forecast, in any case."""
-    return told.class_ == LEVEL_SHIFT and told.end_us is not None and told.metric in _METRIC.values()
+    return told.class_ == LEVEL_SHIFT and told.end_us is not None and not told.kinds.keys() & set(_DEMAND)
 
 
 def _silence_is_more_than_a_drop(watches: list[Watch], by_kind: dict[str, Sight]) -> list[Watch]:
@@ -242,6 +263,7 @@ def _begin(sight: Sight, now: int, strength: float) -> Watch:
         worst=sight.seen,
         confirmed=rule.steps <= 1 or sight.effect >= rule.strong,
         strength=strength,
+        name=sight.name,
     )
 
 
@@ -268,9 +290,11 @@ def _follow(watch: Watch, sight: Sight, now: int, strength: float) -> Watch:
     )
 
 
-def _expected(sight: Sight, track: Track, now: int) -> bool:
+def _expected(sight: Sight, track: Track, now: int, service: Service) -> bool:
     """Demand that returns to what it was before the last incident, give or take what a rule calls an effect, is
-    no new one."""
+    no new one. Gauges follow demand, and so do combinations with them."""
+    if sight.kind in (GAUGE, COMBINED):
+        return service.demand_rose or now <= track.calm_until
     watch = next((w for w in track.watches if w.kind in _DEMAND), None)
     if now <= track.calm_until:
         low, high = track.calm_low, track.calm_high
@@ -392,7 +416,7 @@ def _describe(
         end_us=None,
         updated_us=now_us,
         severity=max(_severity(w) for w in signs),
-        metric=_METRIC.get(main.kind, service.demand),
+        metric=main.name or _METRIC.get(main.kind, service.demand),
         low=main.low,
         high=main.high,
         seen=main.worst,
@@ -408,6 +432,7 @@ _METRIC: Final = {
     LATENCY: "latency_p99_ms",
     MEDIAN: "latency_p50_ms",
     CREEP: "latency_p50_ms",
+    COMBINED: "isolation",
 }
 MOST: Final = 1e6
 """Effects are told up to here: JSON has no infinity."""
@@ -433,7 +458,7 @@ def _severity(watch: Watch) -> float:
     worst, usual = watch.worst, watch.expected
     part = {
         SURGE: 1 - usual / max(worst, 1e-9),
-        **dict.fromkeys(_SLOW, 1 - usual / max(worst, 1e-9)),
+        **dict.fromkeys((*_SLOW, GAUGE, COMBINED), 1 - usual / max(worst, 1e-9)),
         DROP: 1 - worst / max(usual, 1e-9),
         ZERO: 1.0,
         ERRORS: 2 * (worst - usual),
@@ -447,6 +472,11 @@ def _sentence(watch: Watch, demand: str, step_us: int) -> str:
     if watch.kind == ERRORS:
         seen, usual = f"error rate {_percent(watch.worst)}", _percent(watch.expected)
         return f"{seen} for {lasted}, usually {usual} (up to {_percent(watch.high)})"
+    if watch.kind == GAUGE:
+        seen, usual = f"{watch.name} {_amount(watch.worst)}", _amount(watch.expected)
+        return f"{seen} for {lasted}, lately {usual} (up to {_amount(watch.high)})"
+    if watch.kind == COMBINED:
+        return f"rate, errors, latency and gauges do not belong together for {lasted}"
     if watch.kind in _SLOW:
         level = "p99" if watch.kind == LATENCY else "median"
         seen, usual = f"{level} latency {_amount(watch.worst)} ms", _amount(watch.expected)

@@ -1,7 +1,8 @@
 """Which rows of ``metrics`` feed the models, and where they belong.
 
 Of every service: the roll-up of its interactions over tumbling windows of the models' step (series ``rate``, and the
-error rate and latency), and its metric ``arrivals`` (series ``arrivals``), which is demand where it is told.
+error rate and latency), and its metric ``arrivals`` (series ``arrivals``), which is demand where it is told. Its other
+metrics are **gauges** (CPU, memory, a queue): they are watched, not forecast.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ class Row(msgspec.Struct, frozen=True):
     latency_p99_ms: float | None = None
     value_sum: float | None = None
     latency_p50_ms: float | None = None
+    value_mean: float | None = None
+    group: str = ""
+
+    @property
+    def is_gauge(self) -> bool:
+        return self.kind == METRIC and self.name != ARRIVALS_METRIC
 
     @property
     def series(self) -> str:
@@ -65,15 +72,16 @@ def read(value: bytes, window: str) -> Row | None:
     except msgspec.MsgspecError as error:
         raise SchemaError(f"a metric row cannot be read: {error}") from error
     feeds = (row.kind == INTERACTION and row.name == ALL_NAMES) or (
-        row.kind == METRIC and row.name == ARRIVALS_METRIC
+        row.kind == METRIC and row.name != ALL_NAMES and (row.name == ARRIVALS_METRIC or not row.group)
     )
     if row.window != window or not feeds:
         return None
     sound = (
         row.end_us > row.start_us
         and math.isfinite(row.value)
-        and 0 <= row.value <= MOST_RATE
+        and (0 <= row.value <= MOST_RATE or row.is_gauge)
         and 0 <= row.errors <= row.count
+        and (row.value_mean is None or math.isfinite(row.value_mean))
         and all(
             ms is None or (math.isfinite(ms) and ms >= 0) for ms in (row.latency_p50_ms, row.latency_p99_ms)
         )
@@ -82,7 +90,7 @@ def read(value: bytes, window: str) -> Row | None:
         raise SchemaError(
             f"the {row.kind} row of {row.tenant}/{row.service} ending at {row.end_us} makes no sense: "
             f"{row.value} events a second, {row.errors} errors of {row.count}, p50 {row.latency_p50_ms} ms, "
-            f"p99 {row.latency_p99_ms} ms"
+            f"p99 {row.latency_p99_ms} ms, mean value {row.value_mean}"
         )
     return row
 
