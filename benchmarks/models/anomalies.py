@@ -23,7 +23,7 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ from smartscale.ml.partition import Forecasts, Models
 from smartscale.ml.series.rows import Row
 from smartscale.producer import scenario
 from smartscale.producer.labels import TrueFault, true_faults
+from smartscale.producer.load import Load
+from smartscale.producer.models import queued
 from smartscale.producer.windows import Windows, windows
 from smartscale.records.forecasts import Incident
 from smartscale.records.metrics import Progress
@@ -139,7 +141,7 @@ class Run(NamedTuple):
 def run(text: str, label: str) -> Run:
     """Draw a scenario and take it through the models."""
     load = scenario.load_of(text)
-    drawn = windows(load, STEP_S)
+    drawn, means = windows(load, STEP_S), gauges(load)
     models = Models(float(STEP_S), 3, 8640, Plan(0, 10**9))
     state, told = models.fresh(), list[Incident]()
     steps = drawn.count.shape[1]
@@ -147,9 +149,9 @@ def run(text: str, label: str) -> Run:
     place = {service: i for i, service in enumerate(drawn.services)}
     begun = time.process_time()
     for step in range(steps):
-        for row in rows(drawn, step):
-            models.take(state, row)
         end_us = drawn.start_us + (step + 1) * STEP_US
+        for row in (*rows(drawn, step), *gauge_rows(means, step, end_us)):
+            models.take(state, row)
         made = models.advance(state, Progress(0, 0, end_us, end_us, end_us, end_us, 0, []))
         told += [record for record in made.incidents if isinstance(record, Incident)]
         assert isinstance(made.forecasts, Forecasts)
@@ -160,6 +162,34 @@ def run(text: str, label: str) -> Run:
     print(f"\r{label}: done ", file=sys.stderr)
     cpu_s = time.process_time() - begun
     return Run(drawn.services, true_faults(load), drawn.start_us, told, probability, cpu_s)
+
+
+def gauges(load: Load) -> dict[str, npt.NDArray[np.float64]]:
+    """CPU, memory and queue of every service with a capacity, (steps, 3), as the load generator's metrics follow its load;
+    2 % noise, one reading a step."""
+    steps = math.ceil(load.duration_s / STEP_S)
+    found = {}
+    for source in load.sources:
+        capacity = source.spec.capacity
+        if capacity is not None:
+            used = source.course((np.arange(steps) + 0.5) * STEP_S).load
+            noise = np.exp(0.02 * source.chance(99).standard_normal((steps, 3)))
+            cpu, memory = 5 + 95 * np.minimum(used, 1.0), 500 + 500 * used
+            found[source.name] = np.column_stack([cpu, memory, queued(used, capacity.servers)]) * noise
+    return found
+
+
+GAUGES: Final = ("cpu_percent", "memory_mb", "queue_depth")
+
+
+def gauge_rows(means: dict[str, npt.NDArray[np.float64]], step: int, end_us: int) -> Iterator[Row]:
+    """The rows of the gauges of one step."""
+    for service, each in means.items():
+        for name, mean in zip(GAUGES, each[step].tolist(), strict=True):
+            yield Row(
+                "default", service, "metric", name, "10s", end_us - STEP_US, end_us, 1, 0, 0.1, 1, True, True,
+                None, mean, None, mean,
+            )  # fmt: skip
 
 
 def rows(drawn: Windows, step: int) -> Sequence[Row]:
