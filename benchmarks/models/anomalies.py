@@ -172,7 +172,7 @@ def gauges(load: Load) -> dict[str, npt.NDArray[np.float64]]:
     for source in load.sources:
         capacity = source.spec.capacity
         if capacity is not None:
-            used = source.course((np.arange(steps) + 0.5) * STEP_S).load
+            used = source.course(np.arange(0.5, steps, 1.0) * STEP_S).load
             noise = np.exp(0.02 * source.chance(99).standard_normal((steps, 3)))
             cpu, memory = 5 + 95 * np.minimum(used, 1.0), 500 + 500 * used
             found[source.name] = np.column_stack([cpu, memory, queued(used, capacity.servers)]) * noise
