@@ -34,7 +34,7 @@ def counts(steps: int = 240, seed: int = 1) -> Array:
 
 def write(path: Path, values: Array, step_s: int = 600) -> Path:
     rows = [
-        f"{iso(i * step_s * MICROS)},{'' if np.isnan(value) else f'{value:g}'}"
+        f"{iso(i * step_s * MICROS)},{'' if np.isnan(value) else f'{value:.9g}'}"
         for i, value in enumerate(values.tolist())
     ]
     path.write_text("timestamp,requests\n" + "\n".join(rows) + "\n")
@@ -69,6 +69,16 @@ def test_noise_in_place_of_the_future_changes_no_forecast_made_before_it(tmp_pat
         np.testing.assert_array_equal(made.values[:6], after[name].values[:6], err_msg=name)
         np.testing.assert_array_equal(made.peaks[:6], after[name].peaks[:6], err_msg=name)
         assert not np.array_equal(made.values[8:], after[name].values[8:]), name
+
+
+def test_values_that_are_no_counts_are_forecast_alike_in_any_unit(tmp_path: Path) -> None:
+    """A share of a capacity, say: nothing is known of its chance, so 0.5 is no half request."""
+    values = counts() / 300 + 0.001
+    ours = []
+    for name, unit in (("a.csv", 1.0), ("b.csv", 1e-3)):
+        history = read(write(tmp_path / name, values * unit))
+        ours.append(rolling.roll(history, PLAN, rolling.origins(history.values, PLAN)).values / unit)
+    np.testing.assert_allclose(ours[0], ours[1], rtol=1e-3)
 
 
 def test_a_file_s_result_does_not_depend_on_the_others_given(tmp_path: Path) -> None:

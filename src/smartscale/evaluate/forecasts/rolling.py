@@ -28,6 +28,8 @@ Steps = npt.NDArray[np.int64]
 
 HISTORY_STEPS: Final = 40_320
 """What the forecaster may remember: four weeks of minutes."""
+LARGE: Final = 10_000.0
+"""Chance alone then moves a step by 1 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def roll(history: History, plan: Plan, at: Steps, progress: Callable[[int], None
     """Our forecasts at the origins ``at``. ``progress`` is told how many steps are learned, now and then."""
     forecaster = Forecaster(history.step_s, plan.horizon, plan.history_steps, ALL_LEVELS)
     state = forecaster.fresh(1)
-    rates, wanted = history.rates, set(at.tolist())
+    unit = one_a_second(history, int(at[0]))
+    rates, wanted = history.values / unit, set(at.tolist())
     # The number of a step is that of the pipeline: whole steps from the epoch to its end.
     number = history.first_us // history.step_us + 1
     values, peaks = [], []
@@ -98,4 +101,17 @@ def roll(history: History, plan: Plan, at: Steps, progress: Callable[[int], None
             peaks.append(made.peaks[0, ends])
         if progress is not None and step % 1000 == 0:
             progress(step)
-    return Forecasts(np.stack(values) * history.unit, np.stack(peaks) * history.unit)
+    return Forecasts(np.stack(values) * unit, np.stack(peaks) * unit)
+
+
+def one_a_second(history: History, until: int) -> float:
+    """What one event a second is in the history's values, judged by its steps 0 to ``until``.
+
+    The forecaster works on counts, whose chance it knows. Values that are mostly no whole numbers, and not said to be rates,
+    are none (a share, a load in units of its own): they are taken as if a step held ``LARGE`` events on average, so that
+    chance is small and the series shows its own."""
+    known = history.values[: until + 1]
+    known = known[~np.isnan(known)]
+    if history.kind == "rates" or 2 * np.count_nonzero(known == np.round(known)) >= len(known):
+        return history.unit
+    return float(known.mean()) / LARGE * history.step_s
