@@ -14,7 +14,16 @@ from smartscale.evaluate import page
 from smartscale.evaluate.forecasts import rolling
 from smartscale.evaluate.forecasts.results import OURS, Evaluated, Horizon, Result, Summary
 from smartscale.evaluate.forecasts.scores import ALL_LEVELS, LEVELS, Scores, names
-from smartscale.evaluate.forecasts.tables import PAIRS, RULES, SHORT, number, share, short_name
+from smartscale.evaluate.forecasts.tables import (
+    PAIRS,
+    RULES,
+    SHORT,
+    TAIL_LEVELS,
+    exceedance,
+    number,
+    share,
+    short_name,
+)
 from smartscale.history_csv import History
 
 Array = npt.NDArray[np.float64]
@@ -51,6 +60,10 @@ def parts(result: Result, evaluated: Sequence[Evaluated]) -> Iterator[str | page
         ["steps, score", *RULES, *PAIRS, "greatest", "90 % band covers (least to most)"],
         [row for one in result.summary for row in _summary_rows(one)],
     )
+    yield page.paragraph(
+        "How often quantiles were exceeded: by values, and by the maximum until the horizon; mean over the files."
+    )
+    yield page.table(["steps", "quantile", *TAIL_LEVELS], exceedance(result.summary))
     yield _reliability(evaluated)
     for done in evaluated:
         yield from _file(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,19 +20,20 @@ RULES: Final = {
 }
 """Column by column, what a score is divided by."""
 PAIRS: Final = {"better": BETTER, "best": BEST}
+TAIL_LEVELS: Final = ("0.5", "0.9", "0.95", "0.99", "0.999", "0.9995")
 SHORT: Final = {"wql": "WQL", "mase": "MASE", "quantile_loss_0.95": "q.95", "quantile_loss_0.99": "q.99"}
 
 
 def tables(result: Result) -> list[Table]:
-    """Each file at the longest horizon, then all files at each horizon. Empty without a file."""
+    """Each file at the longest horizon, all files at each horizon, the tail. Empty without a file."""
     if not result.files:
         return []
-    return [_files(result), _all(result)]
+    return [_files(result), _all(result), _tail(result)]
 
 
 def _files(result: Result) -> Table:
     table = _table(
-        f"Steps 1 to {result.horizons[-1]}: WQL divided by that of rules of thumb, coverage of the 90 % band"
+        f"Steps 1 to {result.horizons[-1]}: WQL divided by that of rules of thumb; 90 % band's coverage"
     )
     table.add_column("file", overflow="fold", max_width=26)
     for name in ("step", "MASE", "WQL", *RULES, "cover"):
@@ -52,9 +54,7 @@ def _files(result: Result) -> Table:
 
 def _all(result: Result) -> Table:
     files = f"{len(result.files)} file{'s' if len(result.files) > 1 else ''}"
-    table = _table(
-        f"Geometric means over {files}; better: of naive and day, best: of all four, max: of the files' better"
-    )
+    table = _table(f"Geometric means over {files} (better: of naive and day; max: the worst file's better)")
     table.add_column("steps", justify="right")
     table.add_column("score")
     for name in (*RULES, *PAIRS, "max", "cover"):
@@ -70,6 +70,24 @@ def _all(result: Result) -> Table:
                 _covered(one) if first else "",
             )
     return table
+
+
+def _tail(result: Result) -> Table:
+    table = _table("Quantiles exceeded, by values and by maxima until the horizon; mean over files")
+    for name in ("steps", "quantile", *TAIL_LEVELS):
+        table.add_column(name, justify="right")
+    for row in exceedance(result.summary):
+        table.add_row(*row)
+    return table
+
+
+def exceedance(summaries: Sequence[Summary]) -> Iterator[list[str]]:
+    """Rows of how often quantiles are meant to be exceeded, and were."""
+    yield ["", "wanted", *(f"{1 - float(level):.2%}" for level in TAIL_LEVELS)]
+    for one in summaries:
+        for name, shares in (("value", one.exceeded), ("maximum", one.peak_exceeded)):
+            told = (shares.get(level) for level in TAIL_LEVELS)
+            yield [f"1–{one.steps}", name, *("–" if value is None else f"{value:.2%}" for value in told)]
 
 
 def _table(title: str) -> Table:
