@@ -54,7 +54,7 @@ def _files(result: Result) -> Table:
 
 def _all(result: Result) -> Table:
     files = f"{len(result.files)} file{'s' if len(result.files) > 1 else ''}"
-    table = _table(f"Geometric means over {files} (better: of naive and day; max: the worst file's better)")
+    table = _table(f"Geometric means over {files} (better: of naive and day; max: the worst file)")
     table.add_column("steps", justify="right")
     table.add_column("score")
     for name in (*RULES, *PAIRS, "max", "cover"):
