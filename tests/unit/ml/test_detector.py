@@ -107,11 +107,11 @@ class TestWhatIsTold:
 
 class TestWhatIsNot:
     def test_noise_tells_a_few_in_ten_thousand(self) -> None:
-        """Chance makes it speak most while little is known. The stated rate (docs/anomalies.md): at most 10 in the first
+        """Chance makes it speak most while little is known. The stated rate (docs/anomalies.md): at most 15 in the first
         10,000 values of normal noise."""
         values = noise(10_000, 5, rows=4)
         told = (judged(values)[0] >= 0.5).sum(axis=0)
-        assert told.mean() <= 10
+        assert told.mean() <= 15
 
     def test_a_daily_wave_is_usual(self) -> None:
         told = (judged(wave(14 * DAY, rows=4))[0] >= 0.5).sum(axis=0)

@@ -28,10 +28,10 @@ from numba import njit
 
 Floats = npt.NDArray[np.float64]
 
-BINS: Final = 160
-"""The first holds zeros; the others span 20 octaves on either side of the first number above zero."""
-PER_OCTAVE: Final = 4.0
-_MIDDLE: Final = 80.5  # the half keeps round ratios (a count and its double) away from the edges of bins
+BINS: Final = 112
+"""The first holds zeros; the others span 18 octaves on either side of the first number above zero."""
+PER_OCTAVE: Final = 3.0
+_MIDDLE: Final = 55.5  # the half keeps round ratios (a count and its double) away from the edges of bins
 SHARE: Final = 0.05
 """Share of the past that the exponential is fitted to. From 3 % to 7 % the figures move by 1.5 points of 75."""
 LEAST: Final = 20.0
