@@ -28,7 +28,7 @@ from smartscale import calendars
 from smartscale.clock import MICROS
 from smartscale.config import CalendarRule
 from smartscale.errors import SchemaError
-from smartscale.ml import past
+from smartscale.ml import past, wire
 from smartscale.ml.anomaly import calibration, evidence, feedback, forest, incidents
 from smartscale.ml.forecast import boosting, ensemble
 from smartscale.ml.forecast.boosting import Boosted, Trainer
@@ -146,6 +146,18 @@ class Forecasts(Sequence[Forecast]):
     def __getitem__(self, at: int | slice) -> Forecast | list[Forecast]:
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
+        row, _ = self.series[at]
+        return msgspec.structs.replace(
+            self._about(at), values=wire.rounded(self.values[row]), peaks=wire.rounded(self.peaks[row])
+        )
+
+    def encoded(self) -> Iterator[tuple[Key, bytes]]:
+        """Each series and its record as JSON."""
+        for at, (row, key) in enumerate(self.series):
+            yield key, wire.encode(self._about(at), self.values[row], self.peaks[row])
+
+    def _about(self, at: int) -> Forecast:
+        """The record, its quantiles left out."""
         row, (tenant, service, series) = self.series[at]
         used = np.flatnonzero(self.weights[row] >= 0.0005).tolist()
         return Forecast(
@@ -155,8 +167,8 @@ class Forecasts(Sequence[Forecast]):
             origin_us=self.origin_us,
             step_s=self.step_s,
             levels=_LEVELS,
-            values=_rounded(self.values[row]),
-            peaks=_rounded(self.peaks[row]),
+            values=[],
+            peaks=[],
             stage=self.stages[row],
             coverage=_known(self.standing["coverage"][row]),
             skill=_known(self.standing["skill"][row]),
@@ -174,11 +186,17 @@ class Forecasts(Sequence[Forecast]):
     __hash__ = None  # type: ignore[assignment]  # as a list
 
 
+NO_FORECASTS: Final = Forecasts(
+    0, 0.0, [], np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32), [], [],
+    {}, np.empty(0),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a progress record led to. ``forecasts`` is empty unless a new step was reached."""
 
-    forecasts: Sequence[Forecast] = field(default_factory=list)
+    forecasts: Forecasts = field(default_factory=lambda: NO_FORECASTS)
     incidents: list[Incident] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     imported: list[Key] = field(default_factory=list)
@@ -294,7 +312,7 @@ class Models:
                 told += found
             state.newest = at
         self._learn_until(state, closed)
-        made = self._forecast(state, score) if state.newest > before else []
+        made = self._forecast(state, score) if state.newest > before else NO_FORECASTS
         told += self._retire(state)
         return Outcome(
             made,
@@ -634,12 +652,6 @@ def _blocks(size: int) -> Iterator[slice]:
 def _at(values: Array | npt.NDArray[np.int64], rows: Places, missing: float) -> Array:
     """The value at each of ``rows``, ``missing`` for -1."""
     return np.where(rows >= 0, values[rows], missing)
-
-
-def _rounded(rates: Small) -> list[list[float]]:
-    """To 1e-4 a second: short on the wire, finer than one event an hour."""
-    rounded: list[list[float]] = np.round(rates.astype(np.float64), 4).tolist()
-    return rounded
 
 
 def _known(value: float) -> float | None:

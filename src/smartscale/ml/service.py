@@ -311,9 +311,8 @@ def _progress(value: bytes) -> metrics.Progress:
 
 
 def _messages(partition: int, outcome: Outcome) -> Iterable[Message]:
-    for forecast in outcome.forecasts:
-        key = service_key(forecast.tenant, forecast.service)
-        value = forecasts.encode(forecast)
+    for (tenant, service, _), value in outcome.forecasts.encoded():
+        key = service_key(tenant, service)
         yield Message(topics.FORECASTS, partition, value, key, schema.headers(schema.FORECAST))
     for incident in outcome.incidents:
         key = service_key(incident.tenant, incident.service)
