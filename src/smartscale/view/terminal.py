@@ -145,15 +145,16 @@ def _services(shown: Shown) -> Table:
 
 
 def _incidents(shown: Shown) -> Table:
-    table = Table("open incidents", "since", "", expand=True, box=None, header_style="bold")
+    table = Table("open incidents", "severity", "since", "", expand=True, box=None, header_style="bold")
     for incident in shown.model.open_incidents[:4]:
         table.add_row(
             Text(f"{incident.class_} of {incident.service}", style="red"),
+            f"{incident.severity:.2f}{'' if incident.notify else ', not told'}",
             span_text(max(0, shown.now_us - incident.start_us)),
             incident.text,
         )
     if not shown.model.open_incidents:
-        table.add_row("none", "", "")
+        table.add_row("none", "", "", "")
     return table
 
 

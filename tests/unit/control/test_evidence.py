@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from smartscale.clock import MICROS
 from smartscale.control.evidence import Evidence
 from smartscale.control.policy import Policy
@@ -85,6 +87,14 @@ def test_the_forecast_is_that_of_the_demand_series() -> None:
     peaks = found.peaks(rules.spec)
     assert peaks is not None
     assert (peaks.series, peaks.origin_us) == ("arrivals", 30 * MICROS)
+
+
+def test_an_incident_that_people_are_not_told_of_counts_all_the_same() -> None:
+    """Mutes, feedback and the alert budget silence; they do not hide."""
+    rules = policy()
+    found = evidence(rules)
+    found.add_incident(msgspec.structs.replace(incident("a"), notify=False, silenced="mute window 'x'"))
+    assert [each.id for each in found.open_incidents(rules.spec)] == ["a"]
 
 
 def test_only_open_incidents_count() -> None:
