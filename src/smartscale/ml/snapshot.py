@@ -44,7 +44,7 @@ Records = Callable[[], Iterable[tuple[bytes, bytes]]]
 """Reads key and value of every record of the partition's snapshots, in their order, anew at each call."""
 
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 """Of ``Head`` and of everything in it: raise it with every change, and older snapshots are no longer used."""
 
 

@@ -6,10 +6,7 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
-from hypothesis import strategies as st
 
-from smartscale.ml.forecast import conformal
 from smartscale.ml.forecast.baselines import Drift, Mean, Naive, Trend
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.protocol import Method, Rung
@@ -94,27 +91,6 @@ def test_the_regression_goes_no_further_than_was_ever_seen() -> None:
     values = [*(10 + rng.normal(0, 1, 120)), 40.0]
     reach = 2 * max(abs(b - a) for a, b in itertools.pairwise(values[:-1]))
     assert all(abs(v - 40) <= reach for v in after(Regression(horizon=2, day=0, week=0, half=0), values))
-
-
-@given(st.lists(st.floats(-100, 100), min_size=64, max_size=64))
-def test_ring_quantiles_rise_with_the_level(sample: list[float]) -> None:
-    """Within the ring, and within each tail."""
-    ring, spread = np.array([sample], np.float32), np.ones(1)
-    inner = conformal.quantiles(ring, np.array([np.linspace(0.05, 0.95, 19)]), spread)
-    upper = conformal.quantiles(ring, np.array([[0.96, 0.98, 0.99, 0.999]]), spread)
-    assert (np.diff(inner) >= 0).all()
-    assert (np.diff(upper) > 0).all()
-
-
-def test_the_conformal_level_rises_with_misses_and_settles_at_the_target() -> None:
-    """Hits in the target's share leave the level where it is (Gibbs and Candes 2021)."""
-    level, target = np.array([[0.9]]), np.array([0.9])
-    known = np.array([True])
-    missed = conformal.adapt(level, target, np.array([[False]]), known, horizon=1)
-    assert missed[0, 0] > 0.9
-    for hit in [True] * 9 + [False]:
-        level = conformal.adapt(level, target, np.array([[hit]]), known, horizon=1)
-    np.testing.assert_allclose(level, 0.9)
 
 
 def test_bands_are_honest_from_the_first_minute() -> None:
