@@ -60,8 +60,8 @@ PRIOR_STEPS: Final = 4.0
 """Weight of the prior scale, in residuals."""
 PRIOR_GROWTH: Final = 0.024
 """Prior mean absolute error a step, on the square-root scale: 5 % of the rate, growing with the root of the horizon."""
-PRIOR_NOISE: Final = 0.64
-"""Prior mean absolute error in standard deviations of a Poisson count: half-way from 0.8, a normal's, to a metronome's."""
+PRIOR_NOISE: Final = 0.8
+"""Prior mean absolute error in standard deviations of a Poisson count: a normal's."""
 MOST_SIZE: Final = 8.0
 """A residual moves the scale by so many of its present size at most."""
 FAST: Final = 20.0
