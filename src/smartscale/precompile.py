@@ -57,9 +57,12 @@ def _detector() -> None:
     import numpy as np
 
     from smartscale.ml.anomaly.detector import Detector
+    from smartscale.ml.anomaly.together import Together
 
     detector = Detector()
     detector.step(detector.fresh(1), np.zeros(1, np.int64), np.ones(1))
+    together = Together()
+    together.step(together.fresh(1), np.ones(1))
 
 
 def _forecasts() -> None:

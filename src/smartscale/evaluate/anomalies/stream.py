@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from smartscale.evaluate.anomalies.corpus import Labelled
 from smartscale.ml.anomaly.protocol import Detector
+from smartscale.ml.anomaly.together import Together
 
 Floats = npt.NDArray[np.float64]
 Make = Callable[[float | None], Detector[Any]]
@@ -23,8 +24,8 @@ Make = Callable[[float | None], Detector[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of one series at each point, shape (n_points,). Of several metrics together: an alert if any gives one, and strange as
-    far as they are on average."""
+    """Of one series at each point, shape (n_points,). Of several metrics of one thing: an alert if any gives one, and the
+    state score of all together (``ml.anomaly.together``)."""
 
     alert: Floats
     state: Floats
@@ -69,7 +70,10 @@ def _together(
         alert[step], state[step] = detector.step(kept, times_us[step], values[step])
         progress(int((lengths > step).sum()))
     for one, n, left, right in zip(series, lengths, edges[:-1], edges[1:], strict=True):
-        told = Scores(alert[:n, left:right].max(axis=1), state[:n, left:right].mean(axis=1))
+        if right - left > 1:
+            told = Scores(alert[:n, left:right].max(axis=1), _state_together(one))
+        else:
+            told = Scores(alert[:n, left], state[:n, left])
         for scores in (told.alert, told.state):
             bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
             if len(bad):
@@ -78,3 +82,9 @@ def _together(
                     "a score is in [0, 1]"
                 )
         yield told
+
+
+def _state_together(one: Labelled) -> Floats:
+    together = Together()
+    kept = together.fresh(one.values.shape[1])
+    return np.array([together.step(kept, values) for values in one.values])
