@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smartscale.clock import MICROS
 from smartscale.errors import UserError
-from smartscale.records.forecasts import CLASSES, Incident
+from smartscale.records.forecasts import CLASSES, KINDS, Incident
 from smartscale.records.people import Mute
 
 if TYPE_CHECKING:
@@ -114,11 +114,13 @@ def problem(mute: Mute) -> str | None:
     """
     unknown = next((day for day in mute.days if day not in DAYS), None)
     wrong_class = next((name for name in mute.classes if name not in CLASSES), None)
+    wrong_kind = next((name for name in mute.kinds if name not in KINDS), None)
     needs_country = {"holidays", "workdays"} & set(mute.days)
     rules = [
         (not mute.name, "name: give it one, to tell it by and to lift it with"),
         (unknown is not None, f"days: no day {unknown!r}; use {', '.join(DAYS[:-1])} or {DAYS[-1]}"),
         (wrong_class is not None, f"classes: no class {wrong_class!r}; use {', '.join(CLASSES)}"),
+        (wrong_kind is not None, f"kinds: no kind of evidence {wrong_kind!r}; use {', '.join(KINDS)}"),
         (
             bool(mute.at) and (not _AT.fullmatch(mute.at) or max(_minutes(mute.at)) > _DAY_MINUTES),
             f"at: {mute.at!r} is no span of a day; give HH:MM-HH:MM such as 22:00-06:00",

@@ -125,6 +125,10 @@ def test_whenever_the_clock_shows_a_time_of_the_window_it_is_muted(
         ('to = "soon"', "to: 'soon' is no ISO 8601 time"),
         ('at = "06:00-08:00"\nzone = "Mars/Base"', "no time zone 'Mars/Base': give an IANA name"),
         ('at = "06:00-08:00"\nclasses = ["flood"]', "classes: no class 'flood'; use demand-surge"),
+        (
+            'at = "06:00-08:00"\nkinds = ["latencies"]',
+            "kinds: no kind of evidence 'latencies'; use surge, drop",
+        ),
         ('service = "web"', "unknown field `service`"),
     ],
 )

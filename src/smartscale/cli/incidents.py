@@ -26,7 +26,7 @@ from smartscale.log.partitioner import service_key, service_partition
 from smartscale.log.port import Log, Message, TopicPartition, read_all
 from smartscale.records import forecasts, people, schema, topics
 from smartscale.records.explain import explain
-from smartscale.records.forecasts import CLASSES, Incident
+from smartscale.records.forecasts import CLASSES, KINDS, Incident
 from smartscale.records.people import ACK, FALSE_ALARM, Feedback, Mute, Notice, Unmute
 
 incidents_cli = typer.Typer(
@@ -318,7 +318,7 @@ def mute(
     tenant: Annotated[str, typer.Option("--tenant", help="Pattern of tenants.")] = "*",
     class_: Annotated[str, typer.Option("--class", help="Only these classes, such as demand-surge.")] = "",
     kind: Annotated[
-        str, typer.Option("--kind", help="Only if all kinds of evidence are of these, such as surge,latency.")
+        str, typer.Option("--kind", help=f"Only if all kinds of evidence are of these: {', '.join(KINDS)}.")
     ] = "",
     for_: Annotated[
         str | None, typer.Option("--for", metavar="SPAN", help="From now on for 30m, 2h or 7d.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from smartscale.clock import iso, span_text
-from smartscale.records.forecasts import DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, Incident
+from smartscale.records.forecasts import ARRIVALS, DATA_GAP, DEMAND_SURGE, FAULT, LEVEL_SHIFT, RATE, Incident
 from smartscale.records.people import Feedback, said_text
 
 AROUND_US: Final = 60_000_000
@@ -55,13 +55,17 @@ def effect_text(kind: str, effect: float) -> str:
 def _expected(incident: Incident) -> str:
     if incident.low is None or incident.high is None:
         return "unknown"
-    unit, scale, digits = _UNITS.get(incident.metric.partition("_p")[0], ("a second", 1.0, "{:,.1f}"))
+    unit, scale, digits = _UNITS.get(incident.metric.partition("_p")[0], ("", 1.0, "{:,.3g}"))
     low, high = (digits.format(scale * value) for value in (incident.low, incident.high))
     middle = "" if incident.expected is None else f", most likely {digits.format(scale * incident.expected)}"
-    return f"{incident.metric} from {low} to {high} {unit}{middle}"
+    return f"{incident.metric} from {low} to {high}{unit and ' '}{unit}{middle}"
 
 
-_UNITS: Final = {"error_rate": ("%", 100.0, "{:.1f}"), "latency": ("ms", 1.0, "{:,.0f}")}
+_UNITS: Final = {
+    "error_rate": ("%", 100.0, "{:.1f}"),
+    "latency": ("ms", 1.0, "{:,.0f}"),
+    **dict.fromkeys((ARRIVALS, RATE), ("a second", 1.0, "{:,.1f}")),
+}
 
 
 def _sure(incident: Incident) -> str:
@@ -84,6 +88,8 @@ def _why_class(incident: Incident) -> str:
             return "answers are slow while demand has risen: it overloads the service; control scales to it"
         case c if c == FAULT and "surge" in kinds:
             return "failures came with the demand, or before it: what fails is tried again; control holds the replicas"
+        case c if c == FAULT and set(kinds) <= {"gauge", "combined"} and kinds:
+            return "system metrics that do not belong to this demand; control holds the replicas"
         case c if c == FAULT:
             return "errors or slow answers that demand does not explain; control holds the replicas"
         case c if c == DATA_GAP:

@@ -45,6 +45,8 @@ FAULT: Final = "fault"
 DATA_GAP: Final = "data-gap"
 LEVEL_SHIFT: Final = "level-shift"
 CLASSES: Final = (DEMAND_SURGE, FAULT, DATA_GAP, LEVEL_SHIFT)
+KINDS: Final = ("surge", "drop", "zero", "errors", "latency", "median", "creep", "gauge", "combined")
+"""Kinds of evidence, as ``ml.anomaly.evidence`` tells them."""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -55,7 +57,8 @@ class Incident(msgspec.Struct, frozen=True):
 
     ``severity`` from 0.05 to 1 is the share of the service that is concerned at worst: of a surge the part of demand that
     nobody expected (×3: 0.67), of a drop the part that is gone, of a gap 1, of slow answers the part of the time that is new
-    (×3: 0.67), of errors twice the added error rate (half of the answers: 1). The greatest of its kinds; it never falls.
+    (×3: 0.67), of a gauge the part that is new, of errors twice the added error rate (half of the answers: 1). The
+    greatest of its kinds; it never falls.
 
     ``kinds`` are the kinds of evidence behind it, each with its effect at worst: how many times the expected value, of
     errors the points above. ``probability`` that something is out of the ordinary, None where it was not computed.

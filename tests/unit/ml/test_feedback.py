@@ -15,6 +15,7 @@ from smartscale.clock import MICROS, iso
 from smartscale.ml.anomaly import feedback, incidents
 from smartscale.ml.anomaly.evidence import DROP, ERRORS, LATENCY, RULES, SURGE, ZERO
 from smartscale.ml.anomaly.feedback import Budget, Case, Heard, Plan
+from smartscale.records import forecasts
 from smartscale.records.forecasts import FAULT, LEVEL_SHIFT, Incident
 from smartscale.records.people import ACK, FALSE_ALARM, SAID, Feedback, Mute, Notice
 
@@ -41,6 +42,11 @@ def said(
 
 def reason(heard: Heard, one: Incident, at_us: int = 0, mutes: tuple[Mute, ...] = ()) -> str:
     return feedback.unwanted(heard, mutes, one, at_us)
+
+
+def test_people_and_ml_know_the_same_kinds_of_evidence() -> None:
+    """A mute that names another is refused, so the names are kept with the records."""
+    assert set(forecasts.KINDS) == set(RULES)
 
 
 # --- false alarms ---------------------------------------------------------------------------------------------
