@@ -30,7 +30,7 @@ COMMANDS = [
     for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
-STEP_US = 10_000_000
+STEP_US = 60_000_000
 WAIT_S = 60.0
 
 
@@ -43,13 +43,13 @@ class World:
         self.rng = np.random.default_rng(1)
 
     def live(self, steps: int, rate: float = 60.0) -> None:
-        """So many windows of ten seconds, complete and final."""
+        """So many windows of a minute, complete and final."""
         records = []
         for _ in range(steps):
             self.step += 1
-            end_us, count = self.step * STEP_US, int(self.rng.poisson(10 * rate))
+            end_us, count = self.step * STEP_US, int(self.rng.poisson(60 * rate))
             row = MetricRow(
-                "default", "shop", "interaction", "*", "10s", end_us - STEP_US, end_us, count, 0, count / 10, 0.0, 0,
+                "default", "shop", "interaction", "*", "60s", end_us - STEP_US, end_us, count, 0, count / 60, 0.0, 0,
                 True, True, end_us,
             )  # fmt: skip
             progress = Progress(0, 0, end_us, end_us, end_us, end_us, 0, [])
@@ -59,9 +59,9 @@ class World:
             assert all(isinstance(answer, int) for answer in publisher.append(messages))
 
     def surge(self, known: int) -> dict[str, object]:
-        """Three times the demand for a minute, and five calm ones: the incident that this makes, once it is over."""
+        """Three times the demand for six windows, and thirty calm ones: the incident that this makes, once it is over."""
         self.live(6, 180.0)
-        self.live(40)
+        self.live(30)
 
         def told() -> list[dict[str, object]]:
             return [one for one in run("list") if one["end_us"] is not None]
@@ -83,6 +83,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     settings = {
         "topics.events": 1,
         "topics.partials": 1,
+        "ml.step_s": 60,
         "ml.horizon_steps": 6,
         "ml.history_steps": 400,
         "ml.snapshot_s": 0,
@@ -125,7 +126,7 @@ def _live_through_it(world: World) -> None:
     world.pipeline.kill("ml")
     world.pipeline.start("ml")
     world.pipeline.wait_ready("ml")
-    world.live(400)  # more than the hour in which it would be a repeat
+    world.live(70)  # more than the hour in which it would be a repeat
     second = world.surge(known=1)
     assert (second["class"], second["notify"]) == (DEMAND_SURGE, False)
     assert str(second["silenced"]).startswith("2 false alarms raised the bar of surge to")
