@@ -68,8 +68,11 @@ def _detector() -> None:
 def _forecasts() -> None:
     import numpy as np
 
+    from smartscale.ml import wire
+    from smartscale.ml.forecast.boosting import Boosting, Trees
     from smartscale.ml.forecast.ensemble import Forecaster
     from smartscale.ml.series.history import Past
+    from smartscale.records.forecasts import Forecast
 
     plan = Forecaster(3600.0, 3, history_steps=168)
     state = plan.fresh(2)
@@ -79,6 +82,12 @@ def _forecasts() -> None:
     plan.forecast(state, memory, 3)
     plan.surprise(state, memory, 3, np.ones(2))
     Past(state.past, 3).between(0, 3)
+    quantiles = np.ones((3, 2), np.float32)
+    wire.encode(Forecast("a", "b", "rate", 0, 1.0, [], [], [], "naive"), quantiles, quantiles)
+    booster = Boosting(3600.0, 3, 168, 24, 168, 0)
+    booster.trees = Trees.stump(0.0)
+    booster.forecast(np.empty((2, 0)), Past(state.past, 3), 3)
+    booster.sample(Past(state.past, 3), np.full(2, 168))
 
 
 _SCENARIO: Final = """

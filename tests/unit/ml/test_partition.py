@@ -37,8 +37,9 @@ def row(
     final: bool = True,
     complete: bool = True,
     revision: int = 0,
+    count: int | None = None,
 ) -> Row:
-    count = round(rate * 10)
+    count = round(rate * 10) if count is None else count
     end_us = (ORIGIN + step) * STEP_US
     name = "*" if kind == "interaction" else "arrivals"
     return Row(
@@ -226,6 +227,26 @@ def test_a_service_without_rows_for_the_whole_history_is_forgotten() -> None:
     assert len(state.models.seen) == len(state.series) == 2
 
 
+@pytest.mark.parametrize(
+    "absurd", [[1e15, 0.0, 1e15, 3.0], [0.0], [1e-9, 1e12]], ids=["huge", "nothing", "wild"]
+)
+def test_an_absurd_series_harms_no_other(absurd: list[float]) -> None:
+    """Beside a service whose rates are absurd, another's forecasts and incidents are what they are without it."""
+    plan = models()
+    alone, beside = plan.fresh(), plan.fresh()
+    for step, one in world(110):
+        for state in (alone, beside):
+            plan.take(state, one)
+        plan.take(beside, row(step, absurd[step % len(absurd)], service="absurd", count=int(step % 2)))
+        expected, found = (plan.advance(state, progress(step)) for state in (alone, beside))
+        assert [f for f in found.forecasts if f.service == "web"] == list(expected.forecasts)
+        assert [i for i in found.incidents if i.service == "web"] == expected.incidents
+        for forecast in found.forecasts:
+            told = np.array([forecast.values, forecast.peaks])
+            assert np.isfinite(told).all()
+            assert (told >= 0).all()
+
+
 @pytest.mark.parametrize("cut", [5, 40, 70, 99])
 def test_a_restored_snapshot_goes_on_exactly_as_the_original(cut: int) -> None:
     """Same forecasts and incidents after, at any cut, incident open or not, with provisional rows waiting."""
@@ -312,7 +333,7 @@ def test_only_roll_ups_of_the_step_and_arrivals_are_read() -> None:
     assert read(written(kind="metric", name="arrivals", value_sum=30.0), "10s") is not None
     for other in ({"window": "60s"}, {"name": "/cart"}, {"kind": "log"}, {"kind": "metric"}):
         assert read(written(**other), "10s") is None
-    for bad in ({"rate_per_s": -1.0}, {"errors": 11}, {"end_us": 0}):
+    for bad in ({"rate_per_s": -1.0}, {"rate_per_s": 1e300}, {"errors": 11}, {"end_us": 0}):
         with pytest.raises(SchemaError, match="makes no sense"):
             read(written(**bad), "10s")
     with pytest.raises(SchemaError, match="cannot be read"):

@@ -99,6 +99,12 @@ class Trees:
     base: Array
     """Shape (1,): what all trees start from."""
 
+    @classmethod
+    def stump(cls, base: float) -> Trees:
+        """No tree at all: always ``base``."""
+        none, empty = np.empty(0, np.int32), np.empty(0)
+        return cls(none, empty, none, none, np.empty(0, np.bool_), empty, none, np.array([base]))
+
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Job:
