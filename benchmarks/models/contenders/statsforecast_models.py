@@ -1,4 +1,4 @@
-"""Forecasts by statsforecast, for ``beside_statsforecast.py``, in an environment of its own: it needs another pandas.
+"""Forecasts by statsforecast, for ``load_traces.py``, in an environment of its own: it needs another pandas.
 
 Each line of stdin is ``{"model", "values", "season", "horizon"}``; each line of stdout the quantiles, a list of ``horizon``
 lists at the levels 0.05, 0.1 … 0.95 and 0.99, or ``{"error"}``.

@@ -115,7 +115,12 @@ def evaluate(
         raise UserError(f"file {file}: {error}") from None
     total = int(at[-1]) + 1
     ours = rolling.roll(history, plan, at, None if progress is None else lambda done: progress(done, total))
-    rivals = baselines.baselines(history.values, history.step_s, plan, at)
+    return judged(file, history, plan, at, ours)
+
+
+def judged(file: str, history: History, plan: Plan, at: Steps, ours: Forecasts) -> Evaluated:
+    """Our forecasts at the origins ``at``, scored beside the rules of thumb."""
+    rules = baselines.baselines(history.values, history.step_s, plan, at)
     truth = rolling.truth(history.values, at, plan.horizon)
     scale = naive_error(history.values, int(at[0]))
     result = FileResult(
@@ -127,7 +132,7 @@ def evaluate(
         first_origin=history.stamp(int(at[0])),
         last_origin=history.stamp(int(at[-1])),
         notes=history.notes,
-        horizons=_horizons({OURS: ours, **rivals}, truth, scale, plan),
+        horizons=_horizons({OURS: ours, **rules}, truth, scale, plan),
     )
     return Evaluated(result, history, at, ours)
 

@@ -1,16 +1,16 @@
-"""Our forecasts beside statsforecast's AutoETS, AutoTheta, AutoARIMA and MSTL, on traces from a folder.
+"""Our forecasts on traces from a folder, beside rules of thumb and statsforecast's AutoETS, AutoTheta, AutoARIMA and MSTL.
 
-Run: ``python benchmarks/models/beside_statsforecast.py FOLDER [--origins 20] [--cache DIR]``, or to keep the result
-``python benchmarks/run.py beside_statsforecast -- FOLDER``. The first run makes statsforecast's environment in ``.peers``.
+Run: ``python benchmarks/models/load_traces.py FOLDER [--origins 300] [--statsforecast 20] [--cache DIR]``, or to keep the
+result ``python benchmarks/run.py load_traces -- FOLDER``. The first run makes statsforecast's environment in ``.peers``.
 
-Rolling origin as in ``smartscale evaluate forecasts``: ours learns every value in order; theirs are fitted anew at each
-origin to the last ``WINDOW`` values, gaps filled by straight lines. Their season is a day where that is at most
+Rolling origin as in ``smartscale evaluate forecasts``: ours learns every value in order; statsforecast, at fewer origins, is
+fitted anew at each to the last ``WINDOW`` values, gaps filled by straight lines. Its season is a day where that is at most
 ``LONGEST_SEASON`` steps and fits twice into what is known, else none; MSTL, which is nothing without a season, then takes
-an hour. Quantiles are the bounds of their intervals. All are scored at the same origins and steps 1 to 30 by the weighted
+an hour. Quantiles are the bounds of its intervals. Both are scored at the same origins, steps 1 to 30, by the weighted
 quantile loss.
 
-Prints, for each trace, our loss and each of theirs that ours is divided by; geometric means over all, and over both halves:
-constants of ours may be chosen on ``tune``, never on ``held``.
+Prints geometric means over all traces and over both halves (constants of ours may be chosen on ``tune``, never on
+``held``), and for each trace our scores and their ratios; nothing of the traces themselves.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from smartscale import history_csv
 from smartscale.evaluate.forecasts import rolling
-from smartscale.evaluate.forecasts.results import OURS, Evaluated, evaluate
-from smartscale.evaluate.forecasts.rolling import Plan
+from smartscale.evaluate.forecasts.results import BEST, BETTER, OURS, FileResult, judged, summary
+from smartscale.evaluate.forecasts.rolling import Forecasts, Plan, Steps
 from smartscale.evaluate.forecasts.scores import LEVELS, geometric_mean, pinball
+from smartscale.evaluate.forecasts.tables import TAIL_LEVELS, short_name
 from smartscale.history_csv import History
 
 Array = npt.NDArray[np.float64]
+Peers = dict[str, float | None]
+"""By model."""
 
 HERE: Final = Path(__file__).parent
 ENVIRONMENT: Final = HERE.parents[1] / ".peers" / "statsforecast"
@@ -115,77 +121,104 @@ def losses(made: Array, truth: Array) -> float:
     return float(2 * loss.mean(axis=1).sum() / np.abs(truth[known]).sum())
 
 
-def beside(done: Evaluated, peer: Theirs, horizon: int) -> dict[str, object]:
-    """One trace: our loss, and it divided by each model's; None where a model has no season or failed everywhere."""
-    history = done.history
-    truth = rolling.truth(history.values, done.origins, horizon)
-    ours = done.ours.values[..., : len(LEVELS)]
+def beside(history: History, at: Steps, ours: Array, peer: Theirs, horizon: int) -> dict[str, float | None]:
+    """Our loss divided by each model's; None where a model has no season or failed everywhere."""
+    truth = rolling.truth(history.values, at, horizon)
     ratios: dict[str, float | None] = {}
-    failures: dict[str, int] = {}
     for model in MODELS:
         made = np.full(ours.shape, np.nan)
-        for o, origin in enumerate(done.origins.tolist()):
+        for o, origin in enumerate(at.tolist()):
             length = season(history, origin + 1, model)
             if model == "MSTL" and length == 1:
                 continue
             try:
                 made[o] = peer.quantiles(model, window(history, origin), length, horizon)
             except RuntimeError as error:
-                print(f"{done.result.file}, {history.stamp(origin)}: {error}", file=sys.stderr)
-                failures[model] = failures.get(model, 0) + 1
+                print(f"{history.path.name}, {history.stamp(origin)}: {error}", file=sys.stderr)
         both = ~np.isnan(made).any(axis=(1, 2))
         ratios[model] = (
             losses(ours[both], truth[both]) / losses(made[both], truth[both]) if both.any() else None
         )
-    scores = done.result.horizons[-1].scores[OURS]
+    return ratios
+
+
+def trace(file: Path, plan: Plan, peer: Theirs | None, peer_origins: int) -> tuple[FileResult, Peers]:
+    """One trace: ours learns it once, for both sets of origins."""
+    history = history_csv.read(file)
+    at = rolling.origins(history.values, plan)
+    few = rolling.origins(history.values, replace(plan, origins=peer_origins)) if peer else at[:0]
+    every = np.union1d(at, few)
+    ours = rolling.roll(history, plan, every)
+    mine = np.isin(every, at)
+    done = judged(file.name, history, plan, at, Forecasts(ours.values[mine], ours.peaks[mine]))
+    if peer is None:
+        return done.result, {}
+    same = ours.values[np.isin(every, few)][..., : len(LEVELS)]
+    return done.result, beside(history, few, same, peer, plan.horizon)
+
+
+def told(files: list[FileResult], peers: list[Peers], plan: Plan) -> dict[str, object]:
+    """What is said of some traces together."""
+    whole = summary(files, plan)[-1]
     return {
-        "trace": Path(done.result.file).name.partition(".")[0],
-        "step_s": history.step_s,
-        "origins": len(done.origins),
-        "wql": scores.wql,
-        "ratios": ratios,
-        "failures": failures,
+        "traces": len(files),
+        "ratios": {m: {BETTER: by[BETTER], BEST: by[BEST]} for m, by in whole.ratios.items()},
+        "worst_wql": whole.worst_wql,
+        "coverage_90": whole.coverage_90,
+        "exceeded": {level: whole.exceeded[level] for level in TAIL_LEVELS},
+        "peak_exceeded": {level: whole.peak_exceeded[level] for level in TAIL_LEVELS},
+        "wql_to_statsforecast": {
+            model: geometric_mean([r for one in peers if (r := one.get(model)) is not None])
+            for model in MODELS
+        },
     }
 
 
-def means(rows: list[dict[str, object]]) -> dict[str, float | None]:
-    """Geometric means of the ratios of these traces."""
-    by_trace = [row["ratios"] for row in rows]
+def row(file: FileResult, peers: Peers) -> dict[str, object]:
+    """One trace."""
+    at = file.horizons[-1]
+    ours = at.scores[OURS]
     return {
-        model: geometric_mean([r[model] for r in by_trace if isinstance(r, dict) and r[model] is not None])
-        for model in MODELS
+        "trace": short_name(file.file),
+        "step_s": file.step_s,
+        "origins": file.origins,
+        "wql": ours.wql,
+        "mase": ours.mase,
+        "coverage_90": ours.coverage_90,
+        "ratios": {measure: {BETTER: by[BETTER], BEST: by[BEST]} for measure, by in at.ratios.items()},
+        "wql_to_statsforecast": peers,
     }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("folder", type=Path, help="with CSV histories, .gz too")
-    arguments.add_argument("--origins", type=int, default=20)
+    arguments.add_argument("--origins", type=int, default=300)
+    arguments.add_argument(
+        "--statsforecast", type=int, default=20, metavar="ORIGINS", help="0 leaves statsforecast out"
+    )
     arguments.add_argument("--cache", type=Path, help="keeps statsforecast's answers between runs")
     chosen = arguments.parse_args()
     plan = Plan(origins=chosen.origins)
-    rows = []
-    with theirs(chosen.cache) as peer:
+    files, peers = [], []
+    with ExitStack() as stack:
+        peer = stack.enter_context(theirs(chosen.cache)) if chosen.statsforecast else None
         for file in sorted(chosen.folder.glob("*.csv*"), key=lambda path: path.stat().st_size):
             began = time.monotonic()
-            done = evaluate(str(file), plan)
-            ours_s = time.monotonic() - began
-            rows.append(beside(done, peer, plan.horizon))
-            told = json.dumps(rows[-1]["ratios"])
-            print(
-                f"{file.name}: {told}; {ours_s:.0f} s + {time.monotonic() - began - ours_s:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-    tune = [row for row in rows if str(row["trace"]).startswith(TUNE)]
-    held = [row for row in rows if not str(row["trace"]).startswith(TUNE)]
+            one, ratios = trace(file, plan, peer, chosen.statsforecast)
+            files.append(one)
+            peers.append(ratios)
+            told_of = json.dumps(row(one, ratios))
+            print(f"{told_of} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    tune = [short_name(file.file).startswith(TUNE) for file in files]
+    halves = {"all": [True] * len(files), "tune": tune, "held": [not one for one in tune]}
     result = {
-        "wql_ratio": {"all": means(rows), "tune": means(tune), "held": means(held)},
-        "traces": rows,
-        "origins": chosen.origins,
-        "package": PACKAGE,
+        name: told(list(compress(files, half)), list(compress(peers, half)), plan)
+        for name, half in halves.items()
+        if any(half)
     }
-    print(json.dumps(result, indent=2))
+    rows = [row(file, ratios) for file, ratios in zip(files, peers, strict=True)]
+    print(json.dumps({**result, "traces": rows, "origins": chosen.origins, "package": PACKAGE}, indent=2))
 
 
 if __name__ == "__main__":
