@@ -125,8 +125,8 @@ def _shown(one: Labelled) -> list[int]:
 
 
 def _caption(file: FileResult) -> str:
-    parts = [f"{file.file}: {file.points:,} points, {file.alerts:,} alerts"]
-    if file.found is not None:
+    parts = [f"{file.file}: points {file.points:,}, alerts {file.alerts:,}"]
+    if file.found is not None and file.windows:
         parts.append(
             f"{file.found} of {file.windows} windows found, {file.false_alarms} false alarms at the best threshold"
         )
