@@ -69,19 +69,23 @@ def anomalies(
     from smartscale.evaluate.anomalies import corpus, report, results, scores_csv, tables
 
     make = _maker(detector)
+    if report_to is not None and not report_to.parent.is_dir():
+        raise UserError(f"--report {report_to}: cannot be written: there is no folder {report_to.parent}")
     found = corpus.read(folder, labels, column)
+    if scores_to is not None:
+        scores_csv.check(scores_to, found)
     for problem in found.problems:
         typer.echo(f"smartscale: {problem}", err=True)
     for note in found.notes:
         typer.echo(f"smartscale: {note}", err=True)
     if not found.files:
-        raise UserError(f"folder {folder}: no file of it can be scored")
+        raise UserError(f"folder {folder}: no file of it can be scored; {corpus.EXPECTED}")
     scores = _scored(found.files, make)
     if scores_to is not None:
         scores_csv.write(scores_to, found, scores)
     result = results.evaluated(found, scores, detector, bar, buffer)
     if report_to is not None:
-        page.write(report_to, f"Anomalies in {folder.name}", report.parts(found, scores, result))
+        page.write(report_to, f"Anomalies in {folder.resolve().name}", report.parts(found, scores, result))
     if as_json:
         print_json(result)
     else:

@@ -341,6 +341,21 @@ class TestCommand:
         assert "no column 'value'" in run.stderr
         assert len(json.loads(run.stdout)["files"]) == 3
 
+    def test_scores_never_replace_the_series(self, tmp_path: Path) -> None:
+        folder = nab_folder(tmp_path)
+        before = (folder / "data" / "a" / "one.csv").read_text()
+        run = evaluate(folder, "--scores", folder, *ZSCORE)
+        assert "would replace the series; give another folder" in str(run.exception)
+        assert (folder / "data" / "a" / "one.csv").read_text() == before
+
+    @pytest.mark.parametrize(("option", "place"), [("--scores", "file/out"), ("--report", "none/out.html")])
+    def test_a_place_that_cannot_be_written_is_told_before_the_work(
+        self, tmp_path: Path, option: str, place: str
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        run = evaluate(nab_folder(tmp_path / "nab"), option, tmp_path / place, *ZSCORE)
+        assert f"{option} {tmp_path / place}: cannot be written" in str(run.exception)
+
     def test_another_detector_must_be_found(self, tmp_path: Path) -> None:
         run = evaluate(nab_folder(tmp_path), "--detector", "nowhere:Nothing")
         assert isinstance(run.exception, UserError)

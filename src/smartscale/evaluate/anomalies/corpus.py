@@ -38,6 +38,10 @@ VALUE: Final = "value"
 LABEL: Final = "label"
 PART: Final = "part"
 WINDOWS: Final = "combined_windows.json"
+EXPECTED: Final = (
+    f"expected data/**/*.csv with labels/{WINDOWS} (the Numenta benchmark's layout), "
+    f"or CSV or Parquet files with a column {LABEL}"
+)
 _CSV: Final = (".csv", ".csv.gz")
 _PARQUET: Final = (".parquet",)
 _UNDATED_US: Final = 60 * MICROS
@@ -111,10 +115,7 @@ def read(folder: Path, windows: Path | None = None, column: str = VALUE) -> Corp
         key=lambda path: path.relative_to(below).as_posix(),
     )
     if not paths:
-        raise UserError(
-            f"folder {folder}: no series in it; expected data/**/*.csv with labels/{WINDOWS} (the Numenta benchmark's "
-            f"layout), or CSV or Parquet files with a column {LABEL}"
-        )
+        raise UserError(f"folder {folder}: no series in it; {EXPECTED}")
     table = {} if windows is None else _table(windows)
     for path in paths:
         name = path.relative_to(below).as_posix()

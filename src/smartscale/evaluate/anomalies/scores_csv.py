@@ -19,6 +19,18 @@ from smartscale.evaluate.anomalies.stream import Scores
 HEADER: Final = ("timestamp", "score", "state")
 
 
+def check(out: Path, corpus: Corpus) -> None:
+    """Before the work is done: make the folder. Raises ``UserError`` if that is not possible, or if scores would replace
+    series."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--scores {out}: cannot be written: {error}") from error
+    for one in corpus.files:
+        if (out / place(corpus, one)).resolve() == (corpus.below / one.name).resolve():
+            raise UserError(f"--scores {out}: its files would replace the series; give another folder")
+
+
 def write(out: Path, corpus: Corpus, scores: Sequence[Scores]) -> None:
     """One file for each of the corpus' series. A file appears whole or not at all.
 

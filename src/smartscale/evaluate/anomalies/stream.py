@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from smartscale.errors import UserError
 from smartscale.evaluate.anomalies.corpus import Labelled
 from smartscale.ml.anomaly.protocol import Detector
 from smartscale.ml.anomaly.together import Together
@@ -31,8 +32,8 @@ class Scores:
     state: Floats
 
 
-class OutOfRange(ValueError):
-    """A detector's score is no number in [0, 1]."""
+class OutOfRange(UserError):
+    """A score of the detector that was asked for is no number in [0, 1]."""
 
 
 def scored(

@@ -17,7 +17,7 @@ def tables(result: Result) -> Iterator[Table]:
     if result.nab is not None:
         yield _profiles(result.nab, result.bar)
     if result.vus_pr.mean is not None:
-        table = Table(title=f"State score over {result.vus_pr.files} files with a label", box=box.SIMPLE)
+        table = Table(title=f"State score; files with a label: {result.vus_pr.files}", box=box.SIMPLE)
         table.add_column("VUS-PR", justify="right")
         table.add_column("longest buffer", justify="right")
         table.add_row(f"{result.vus_pr.mean:.3f}", f"{result.vus_pr.longest_buffer} points")
