@@ -206,9 +206,10 @@ def step_of(times_us: Micros) -> int:
 
 
 def regular(rows: Rows, step_s: float | None = None, kind: Kind = "counts") -> History:
-    """One value a step. A row goes to the nearest step of the rows' own spacing; rows of one step (doubled, or an hour
-    told twice when summer time ends) are averaged. Then steps are joined to ``step_s``: a joined step is known if half of
-    it is, and a sum is scaled up for what is missing. Joined steps begin at multiples of ``step_s`` since the epoch.
+    """One value a step. A row goes to the nearest step of the rows' own spacing (or of ``step_s``, if that is near to it);
+    rows of one step (doubled, or an hour told twice when summer time ends) are averaged. Then steps are joined to
+    ``step_s``: a joined step is known if half of it is, and a sum is scaled up for what is missing. Joined steps begin at
+    multiples of ``step_s`` since the epoch.
 
     Raises ``ConfigError`` with fewer than two distinct times, and for a step that the rows' spacing does not divide."""
     path, notes = rows.path, []
@@ -224,6 +225,8 @@ def regular(rows: Rows, step_s: float | None = None, kind: Kind = "counts") -> H
     if (np.diff(rows.times_us) < 0).any():
         notes.append("rows sorted by time")
     own_us = step_of(distinct)
+    if step_s is not None and abs(step_s * MICROS / own_us - 1) <= _OFF_NICE:
+        own_us = round(step_s * MICROS)
     first_us = _first(distinct, own_us)
     slots = (distinct - first_us + own_us // 2) // own_us
     _check_span(rows, slots)

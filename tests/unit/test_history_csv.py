@@ -143,6 +143,13 @@ def test_a_step_can_be_asked_for(tmp_path: Path) -> None:
         read(path, step_s=90)
 
 
+def test_a_step_asked_for_that_is_near_to_the_rows_own_is_taken_for_it(tmp_path: Path) -> None:
+    """Rows at 0.0, 5.1, 10.2 s, steps of 5 s asked for."""
+    path = write(tmp_path, rows(*(f"{10**9 + k * 5.1:.1f},{k}" for k in range(5))))
+    assert read(path).step_s == 5.1
+    assert read(path, step_s=5).values.tolist() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("header", "line", "column", "taken"),
     [
