@@ -31,7 +31,8 @@ class Forecast(msgspec.Struct, frozen=True):
     values: list[list[float]]
     peaks: list[list[float]]
     stage: str
-    """Rung of the cold-start ladder: naive, trend, daily, weekly."""
+    """Rung of the cold-start ladder that at least half of the forecast rests on: naive, trend, period (found in the
+    data), daily, weekly."""
     coverage: float | None = None
     skill: float | None = None
     influence: float = 1.0

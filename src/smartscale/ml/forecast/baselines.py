@@ -109,19 +109,19 @@ class Trend(Method):
         return memory[:, :1] + memory[:, 1:2] * reach
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _drift(memory: Array, values: Array, step: int, alpha: float) -> None:
     for i in range(len(values)):
         if np.isnan(values[i]):
             continue
         seen = memory[i, 3]
         if seen > 0:
-            change = (values[i] - memory[i, 0]) / (step - memory[i, 1])
+            change = (values[i] - memory[i, 0]) / max(step - memory[i, 1], 1)
             memory[i, 2] += max(alpha, 1 / seen) * (change - memory[i, 2])
         memory[i, 0], memory[i, 1], memory[i, 3] = values[i], step, seen + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _mean(memory: Array, values: Array, alpha: float) -> None:
     for i in range(len(values)):
         if np.isnan(values[i]):
@@ -132,7 +132,7 @@ def _mean(memory: Array, values: Array, alpha: float) -> None:
         memory[i, 1] = seen + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _trend(memory: Array, values: Array, alpha: float, beta: float, phi: float) -> None:
     for i in range(len(values)):
         memory[i, 0], memory[i, 1], memory[i, 2], memory[i, 3] = holt(
@@ -140,7 +140,7 @@ def _trend(memory: Array, values: Array, alpha: float, beta: float, phi: float) 
         )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def holt(
     level: float, slope: float, seen: float, size: float, value: float, alpha: float, beta: float, phi: float
 ) -> tuple[float, float, float, float]:

@@ -6,6 +6,7 @@ from typing import Final
 
 from smartscale.ml.forecast.baselines import Drift, Mean, Naive, Trend
 from smartscale.ml.forecast.boosting import Boosting
+from smartscale.ml.forecast.period import Periodic
 from smartscale.ml.forecast.protocol import Method, Rung
 from smartscale.ml.forecast.regression import Regression
 from smartscale.ml.forecast.seasonal import Seasonal, SeasonalTrend
@@ -39,6 +40,7 @@ def pool(step_s: float, horizon: int, history_steps: int, boosting: bool = False
         Trend("trend-fast", alpha=0.5, beta=0.3, phi=0.95),
         Trend("trend", alpha=0.3, beta=0.1, phi=0.98),
         *seasons,
+        Periodic(known=(day, week)),
         Regression(horizon, day, week, half),
         *([Boosting(step_s, horizon, history_steps, day, week, half)] if boosting else []),
     )

@@ -30,7 +30,7 @@ from numba import njit
 from smartscale.ml.forecast.protocol import Array, Method, Rung, anchors, interpolation
 from smartscale.ml.forecast.seasonal import mean_like, mean_likes
 from smartscale.ml.series import season
-from smartscale.ml.series.history import Codes, Past
+from smartscale.ml.series.history import GAP, Codes, Past, value_of
 
 WINDOWS: Final = np.array([3, 10, 30, 100])
 LOCAL: Final = len(WINDOWS) + 3
@@ -113,7 +113,7 @@ def _diagonal() -> npt.NDArray[np.int64]:
     return rows * (rows + 1) // 2 + rows
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _learn(
     ring: Codes,
     step: int,
@@ -142,16 +142,16 @@ def _learn(
             _teach(part, x, values[i] - now, forget, ridge * at[a], factor)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _local(row: Codes, origin: int, now: float, x: Array) -> None:
     """The first ``LOCAL`` features."""
-    total, known, done = 0.0, 0, 0
+    total, known, done, at = 0.0, 0, 0, origin % len(row)
     for w in range(len(WINDOWS)):
-        while done < WINDOWS[w]:
-            value = season.value(row, origin - done, origin)
-            if not np.isnan(value):
-                total += value
+        while done < min(WINDOWS[w], len(row)):
+            if row[at] != GAP:
+                total += value_of(row[at])
                 known += 1
+            at = at - 1 if at > 0 else len(row) - 1
             done += 1
         x[w] = total / known - now
     for lag in range(1, 3):
@@ -160,7 +160,7 @@ def _local(row: Codes, origin: int, now: float, x: Array) -> None:
     x[LOCAL - 1] = LEVEL_SHARE * total / known
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _ahead(row: Codes, origin: int, h: int, now: float, day: int, week: int, half: int, x: Array) -> None:
     """The features of the horizon; the level is read from the local ones."""
     x[LOCAL:] = 0.0
@@ -175,13 +175,13 @@ def _ahead(row: Codes, origin: int, h: int, now: float, day: int, week: int, hal
         _pair(x, LOCAL + 2, then, here, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pair(x: Array, at: int, then: float, here: float, now: float) -> None:
     x[at] = 0.0 if np.isnan(then - here) else then - here
     x[at + 1] = 0.0 if np.isnan(then) else then - now
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _seasonal(x: Array, then: float, here: float, now: float, mean: float, position: float) -> None:
     _pair(x, LOCAL, then, here, now)
     if np.isnan(mean):
@@ -192,7 +192,7 @@ def _seasonal(x: Array, then: float, here: float, now: float, mean: float, posit
     x[LOCAL + 7], x[LOCAL + 8] = level * np.cos(2 * angle), level * np.sin(2 * angle)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _teach(memory: Array, x: Array, target: float, forget: float, ridge: float, factor: Array) -> None:
     """One observation for one anchor's model; ``memory`` has shape (_WIDTH,)."""
     coef = memory[_HEAD : _HEAD + FEATURES]
@@ -226,7 +226,7 @@ def _teach(memory: Array, x: Array, target: float, forget: float, ridge: float, 
     _solve(triangle, right, ridge / memory[_WEIGHT], factor, coef)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(triangle: Array, right: Array, ridge: float, factor: Array, coef: Array) -> None:
     """(triangle + ridge * its diagonal) coef = right, by Cholesky's method; features never seen get 0."""
     row = 0
@@ -259,7 +259,7 @@ def _solve(triangle: Array, right: Array, ridge: float, factor: Array, coef: Arr
         coef[j] = total / pivot if pivot > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _forecast(
     ring: Codes,
     origin: int,
@@ -314,7 +314,7 @@ def _forecast(
             path[i, j] = now + min(max(change, -reach), reach)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _awake(memory: Array) -> bool:
     used, k = 0, _HEAD + 2 * FEATURES
     for j in range(FEATURES):

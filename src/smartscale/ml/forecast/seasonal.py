@@ -50,13 +50,13 @@ class Seasonal(Method):
         return np.full(len(memory), self.on, np.int8)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _seasonal(ring: Codes, origin: int, period: int, half: int, moved: bool, path: Array) -> None:
     for i in range(path.shape[0]):
         seasonal(ring[i], origin, period, half, moved, path[i])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def seasonal(row: Codes, origin: int, period: int, half: int, moved: bool, path: Array) -> None:
     """``Seasonal.forecast`` of one series, into ``path``."""
     season.likes(row, origin + 1, origin, period, 1, half, path)
@@ -108,7 +108,7 @@ class SeasonalTrend(Method):
         return np.full(len(memory), self.on, np.int8)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _deseason(
     ring: Codes,
     origin: int,
@@ -127,7 +127,7 @@ def _deseason(
         )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _reseason(
     ring: Codes, origin: int, period: int, half: int, phi: float, memory: Array, path: Array
 ) -> None:
@@ -144,7 +144,7 @@ def _reseason(
             path[i, j] += (level + slope * reach) * fade ** (j + 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mean_like(row: Codes, step: int, origin: int, period: int, half: int) -> float:
     """Mean of ``season.like`` over the last ``DAYS`` periods that are known, NaN if none is."""
     total, known = 0.0, 0
@@ -156,7 +156,7 @@ def mean_like(row: Codes, step: int, origin: int, period: int, half: int) -> flo
     return total / known if known > 0 else np.nan
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mean_likes(
     row: Codes, first: int, origin: int, period: int, half: int, one: Array, known: Array, found: Array
 ) -> None:

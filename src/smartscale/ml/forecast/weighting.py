@@ -51,7 +51,7 @@ def fade(horizon: int) -> float:
     return float(np.exp(-1 / (MEMORY_STEPS + MEMORY_HORIZONS * horizon)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def charge(points: Small, truth: Array, keep: float, regret: Array, squares: Array, usual: Array) -> None:
     """Every method of every series is charged for one forecast, now that its truth is known.
 
@@ -76,7 +76,7 @@ def charge(points: Small, truth: Array, keep: float, regret: Array, squares: Arr
             squares[i, k] = keep * keep * squares[i, k] + ahead * ahead
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def weights(regret: Array, squares: Array, awake: npt.NDArray[np.bool_], prior: Array, share: Array) -> None:
     """Weights of one series' methods into ``share`` (K,): they sum to 1 over those awake, 0 if all sleep."""
     total, first = 0.0, -1
@@ -93,7 +93,7 @@ def weights(regret: Array, squares: Array, awake: npt.NDArray[np.bool_], prior: 
         share[first] = 1.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mix(
     paths: Array,
     at: npt.NDArray[np.int64],

@@ -74,7 +74,7 @@ def decode(codes: Codes) -> Floats:
     return values
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _write(codes: Codes, values: npt.NDArray[np.float64]) -> None:
     for i in range(len(values)):
         value = values[i]
@@ -86,7 +86,7 @@ def _write(codes: Codes, values: npt.NDArray[np.float64]) -> None:
             codes[i] = (exponent + 19) * 1024 + int(np.rint(mantissa * 2048)) - 1024
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _read(ring: Codes, origin: int, first: int, found: Floats) -> None:
     width = ring.shape[1]
     for i in range(found.shape[0]):
@@ -98,13 +98,13 @@ def _read(ring: Codes, origin: int, first: int, found: Floats) -> None:
             found[i, j] = np.nan if code == GAP else value_of(code)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def value_of(code: int) -> float:
     """As ``decode``, of one code that is not ``GAP``, within compiled loops."""
     return float((1024 + (code & 1023)) * _SCALE[code >> 10])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mean_between(row: Codes, first: int, last: int, origin: int) -> tuple[float, int]:
     """Mean and number of what ``row`` (width,) knows of steps ``first`` to ``last`` at ``origin``; (NaN, 0) of nothing."""
     width = row.shape[0]

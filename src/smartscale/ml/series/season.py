@@ -17,20 +17,20 @@ from smartscale.ml.series.history import GAP, Codes, mean_between, value_of
 Array = npt.NDArray[np.float64]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def reference(step: int, origin: int, period: int) -> int:
     """The latest step at or before ``origin`` that is whole periods, at least one, before ``step``."""
     ahead = step - origin
     return step - period * max(1, -(-ahead // period))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def position(step: int, period: int) -> float:
     """Where in the period a step lies, in [0, 1)."""
     return (step % period) / period
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def like(row: Codes, step: int, origin: int, period: int, back: int, half: int) -> float:
     """What was seen ``back`` (1, 2, ...) periods before ``step``: mean over ``half`` steps to either side; NaN where fewer
     than half of them are known. ``row`` is one series of a ring."""
@@ -39,7 +39,7 @@ def like(row: Codes, step: int, origin: int, period: int, back: int, half: int) 
     return mean if 2 * known >= 2 * half + 1 else np.nan
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def likes(row: Codes, first: int, origin: int, period: int, back: int, half: int, found: Array) -> None:
     """``like`` of the ``len(found)`` steps from ``first``, into ``found``: sums slide along, so wide means are cheap."""
     size, before = 2 * half + 1, 0
@@ -61,13 +61,13 @@ def likes(row: Codes, first: int, origin: int, period: int, back: int, half: int
         before = center
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _code(row: Codes, step: int, origin: int) -> int:
     width = row.shape[0]
     return row[step % width] if origin - width < step <= origin else GAP
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def value(row: Codes, step: int, origin: int) -> float:
     """The value of ``step``, NaN where it is not known at ``origin``."""
     code = _code(row, step, origin)
