@@ -140,16 +140,14 @@ def listed(
         for one in found[-limit:]:
             print_json(_plain(told, one))
         return
-    table = Table("id", "class", "service", "since", "lasted", "severity", "", "what was seen")
-    table.columns[-1].overflow = "fold"
     for one in found[-limit:]:
         until_us = max(now_us, one.updated_us) if one.end_us is None else one.end_us
-        cells = (
-            one.id, one.class_, one.service, iso(one.start_us)[:19], span_text(until_us - one.start_us),
-            f"{one.severity:.2f}", _state(told, one), one.text,
-        )  # fmt: skip
-        table.add_row(*(plain(cell) for cell in cells))
-    console.print(table)
+        lasted = span_text(until_us - one.start_us)
+        line = (
+            f"{one.id}  {one.class_} of {one.service}, severity {one.severity:.2f}, since {iso(one.start_us)}"
+        )
+        console.print(plain(f"{line} for {lasted}, {_state(told, one)}"))
+        console.print(plain(f"    {one.text}"))
     console.print(f"{len(found):,} incidents, {min(len(found), limit):,} shown")
     for notice in told.notices.values():
         if notice.time_us >= since_us:
@@ -345,7 +343,7 @@ def mute(
     """Say when you want to hear nothing of some incidents: once, or again and again.
 
     They are recorded with the reason, and scaling acts on them; those still open at the end are told then. Mutes that are
-    to last are better kept in the settings ([[ml.muted]])."""
+    to last are better kept in the settings, as ml.muted."""
     chosen = settings(log, config)
     with opened(chosen) as event_log:
         if for_ is not None:

@@ -39,11 +39,11 @@ def effect_text(kind: str, effect: float) -> str:
     """An effect with its unit.
 
     >>> effect_text("surge", 1.62), effect_text("drop", 2.0), effect_text("errors", 0.123)
-    ('1.6 times the expected', '1/2.0 of the expected', '12 points of errors')
+    ('1.6 times the expected', '1/2.0 of the expected', '12 points above the expected')
     """
     match kind:
         case "errors":
-            return f"{100 * effect:.0f} points of errors"
+            return f"{100 * effect:.0f} points above the expected"
         case "zero":
             return "nothing at all"
         case "drop":
@@ -75,7 +75,7 @@ def _sure(incident: Incident) -> str:
 
 
 def _why_severe(incident: Incident) -> str:
-    parts = [effect_text(kind, effect) for kind, effect in incident.kinds.items()]
+    parts = [f"{kind} {effect_text(kind, effect)}" for kind, effect in incident.kinds.items()]
     return ", ".join(parts) or "by how far it is beyond what was expected"
 
 

@@ -115,7 +115,7 @@ def test_show_explains_in_words_and_numbers(address: str) -> None:
         "seen": "error rate 29.4 % for 40 s, usually 0.4 % (up to 5.4 %)",
         "expected": "error_rate from 0.0 to 5.4 %, most likely 0.4",
         "how sure": "99.8 % that something is out of the ordinary",
-        "how severe": "0.58 of 1: 29 points of errors",
+        "how severe": "0.58 of 1: errors 29 points above the expected",
         "why this class": "errors or slow answers that demand does not explain; control holds the replicas",
         "told": "yes",
         "at the time": "inc-aa02 demand-surge of cart since 2026-11-25T12:00:00Z: "
