@@ -32,6 +32,7 @@ from smartscale.ml import past, wire
 from smartscale.ml.anomaly import calibration, evidence, feedback, forest, incidents
 from smartscale.ml.forecast import boosting, ensemble
 from smartscale.ml.forecast.boosting import Boosted, Trainer
+from smartscale.ml.forecast.calibrate import TAIL_LEVELS
 from smartscale.ml.forecast.ensemble import LEVELS, Forecaster
 from smartscale.ml.forecast.mixture import WARM_UP
 from smartscale.ml.forecast.protocol import to_rate
@@ -134,6 +135,8 @@ class Forecasts(Sequence[Forecast]):
     methods: list[str]
     stages: list[str]
     standing: dict[str, Array]
+    exceeded: Array
+    """As ``Forecaster.exceedance``."""
     anomaly: Array
 
     def __len__(self) -> int:
@@ -174,6 +177,8 @@ class Forecasts(Sequence[Forecast]):
             skill=_known(self.standing["skill"][row]),
             influence=round(float(self.standing["influence"][row]), 4),
             models={self.methods[k]: round(float(self.weights[row, k]), 3) for k in used},
+            exceeded=_by_level(self.exceeded[row, 0]),
+            exceeded_peaks=_by_level(self.exceeded[row, 1]),
             anomaly=round(float(self.anomaly[row]), 4),
         )
 
@@ -188,7 +193,7 @@ class Forecasts(Sequence[Forecast]):
 
 NO_FORECASTS: Final = Forecasts(
     0, 0.0, [], np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32), [], [],
-    {}, np.empty(0),
+    {}, np.empty((0, 2, 0)), np.empty(0),
 )  # fmt: skip
 
 
@@ -637,6 +642,7 @@ class Models:
             methods=names,
             stages=plan.stage(state.models),
             standing=self.standing(state),
+            exceeded=plan.exceedance(state.models),
             anomaly=_at(score, state.who.owners, 0.0),
         )
 
@@ -652,6 +658,12 @@ def _blocks(size: int) -> Iterator[slice]:
 def _at(values: Array | npt.NDArray[np.int64], rows: Places, missing: float) -> Array:
     """The value at each of ``rows``, ``missing`` for -1."""
     return np.where(rows >= 0, values[rows], missing)
+
+
+def _by_level(shares: Array) -> dict[str, float]:
+    """Shares above the levels of the tail, those that are known."""
+    known = np.flatnonzero(~np.isnan(shares)).tolist()
+    return {f"{TAIL_LEVELS[k]:g}": round(float(shares[k]), 5) for k in known}
 
 
 def _known(value: float) -> float | None:

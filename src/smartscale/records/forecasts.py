@@ -20,7 +20,9 @@ class Forecast(msgspec.Struct, frozen=True):
     levels ascending, values never crossing, never below 0. ``origin_us`` is the end of the last window known.
     ``coverage`` is the live share of truths inside the 90 % band, ``skill`` 1 − loss / loss of the naive
     forecast; None while there is too little evidence. ``influence`` in [0, 1] is what the forecast should count for
-    in view of both: less than 1 when it covers or foretells too little. ``models`` are the mixture's weights now."""
+    in view of both: less than 1 when it covers or foretells too little. ``exceeded`` and ``exceeded_peaks`` are the live
+    shares of values, and of maxima, above the quantiles of the tail, by level ("0.99" to "0.9995"); a level is missing
+    while fewer than ten above were to be expected. ``models`` are the mixture's weights now."""
 
     tenant: str
     service: str
@@ -37,6 +39,8 @@ class Forecast(msgspec.Struct, frozen=True):
     skill: float | None = None
     influence: float = 1.0
     models: dict[str, float] = {}
+    exceeded: dict[str, float] = {}
+    exceeded_peaks: dict[str, float] = {}
     anomaly: float = 0.0
     """Probability that the service's latest window is out of the ordinary."""
 
