@@ -34,6 +34,7 @@ from smartscale.ml.series.history import GAP, Codes
 
 HOUR_S: Final = 3600
 DAY_S: Final = 86_400
+_QUARTER_US: Final = 900 * MICROS
 LOOKED_AT: Final = (1, 7, 2, 3, 4)
 """Days back that methods look at, those that matter most first."""
 
@@ -70,6 +71,9 @@ class LocalTime:
     def begin(self, step: int) -> Iterator[tuple[int, int, list[Swap]]]:
         """What has to be done to the past of a rule's series before step ``step``: the rule, the steps by which its clock
         was put forward, and what changes places."""
+        quarter, before = ((at - 1) * self._step_us // _QUARTER_US for at in (step, step - 1))
+        if quarter == before:
+            return  # days begin and clocks change at quarters of an hour of UTC alone
         for number in range(len(self._rules)):
             moved = self._offset(number, step) - self._offset(number, step - 1)
             swaps = self._swaps(number, step)
