@@ -2,8 +2,8 @@
 
 Each script prints one JSON value to stdout. The results go to ``benchmarks/results/NAME.json`` with commit, machine
 and date; ``docs/performance.md`` quotes them. Usage: ``python benchmarks/run.py [NAME …] [-- ARGUMENT …]``; the arguments
-are passed on. Default: all but ``peers``, which fetches other stream processors, and ``load_traces``, which
-needs a folder of traces and fetches other forecasts.
+are passed on. Default: all but ``peers``, which fetches other stream processors, ``load_traces``, which needs
+a folder of traces and fetches other forecasts, and ``nab_…``, which need the Numenta benchmark's folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-NEEDS_MORE = {"peers", "load_traces"}
+NEEDS_MORE = {"peers", "load_traces", "nab_reference", "nab_robustness"}
 """Only run when named."""
 
 

@@ -1,6 +1,7 @@
 """The Numenta benchmark's scorer against the benchmark's own published results, file by file.
 
-    python -m benchmarks.models.nab_reference ../shared/data/anomalies/nab
+Run: ``python benchmarks/models/nab_reference.py FOLDER``, a folder in the benchmark's layout, or to keep the result
+``python benchmarks/run.py nab_reference -- FOLDER``. Prints one JSON value; exit code 1 if a file differs.
 
 The benchmark's repository holds the scores of its windowed Gaussian detector for each file (``results/windowedGaussian``,
 version 1.0). That detector is a few lines and has no chance in it, so its scores can be made again, and each file's sum
@@ -12,6 +13,7 @@ to 16.8).
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -30,6 +32,8 @@ WINDOW, SLIDE = 6400, 100
 DIGITS: Final = 12
 """Scores are compared with the threshold 1.0 as its result files hold them: with so many digits."""
 SEEDS: Final = 20
+TOLERANCE: Final = 1e-10
+"""The published sums have twelve digits."""
 PUBLISHED: Final = {
     "artificialNoAnomaly/art_daily_no_noise.csv": (0.0, 0),
     "artificialNoAnomaly/art_daily_perfect_square_wave.csv": (0.0, 0),
@@ -129,38 +133,43 @@ def perfect(one: Labelled) -> Scored:
     return Scored(one.times_us, scores, one.windows or ())
 
 
-def told(name: str, files: list[Scored]) -> None:
-    scores = nab_scores(files)
-    print(f"{name:24}" + "".join(f"{scores[profile.name].score:10.2f}" for profile in PROFILES))
+def profiles(files: list[Scored]) -> dict[str, float]:
+    return {name: round(score.score, 2) for name, score in nab_scores(files).items()}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> int:
     corpus = read(folder)
-    worst = 0.0
-    gaussians = []
-    for one in corpus.files:
-        made = gaussian(one)
-        gaussians.append(made)
-        score = nab_scores([made], 1.0)[PROFILES[0].name]
+    made = [gaussian(one) for one in corpus.files]
+    away: dict[str, float] = {}
+    wrong: list[str] = []
+    for one, scored in zip(corpus.files, made, strict=True):
+        told = nab_scores([scored], 1.0)[PROFILES[0].name]
         raw, false_alarms = PUBLISHED[one.name]
-        worst = max(worst, abs(score.raw - raw))
-        agree = abs(score.raw - raw) < 1e-10 and score.false_alarms == false_alarms
-        print(f"{one.name:58}{score.raw:10.5f}{raw:10.5f}  {'same' if agree else 'DIFFERENT'}")
-    print(
-        f"windowed Gaussian: largest difference from the published sum of any of {len(gaussians)} files {worst:.1e}"
-    )
-    print(" " * 24 + "".join(f"{profile.name.removeprefix('reward_'):>10.10}" for profile in PROFILES))
-    told("windowed Gaussian", gaussians)
-    told("null", [one._replace(scores=np.zeros(len(one.scores))) for one in gaussians])
-    told("perfect", [perfect(one) for one in corpus.files])
+        away[one.name] = abs(told.raw - raw)
+        if away[one.name] > TOLERANCE or told.false_alarms != false_alarms:
+            wrong.append(one.name)
     drawn = []
     for seed in range(SEEDS):
         rng = np.random.default_rng(seed)
-        scores = nab_scores([one._replace(scores=rng.random(len(one.scores))) for one in gaussians])
-        drawn.append([scores[profile.name].score for profile in PROFILES])
-    for name, of in (("mean", np.mean), ("least", np.min), ("most", np.max)):
-        print(f"random, {name:16}" + "".join(f"{score:10.2f}" for score in of(drawn, axis=0)))
+        drawn.append(profiles([one._replace(scores=rng.random(len(one.scores))) for one in made]))
+    result = {
+        "files": len(made),
+        "files_that_differ": wrong,
+        "largest_difference": max(away.values()),
+        "windowed_gaussian": profiles(made),
+        "null": profiles([one._replace(scores=np.zeros(len(one.scores))) for one in made]),
+        "perfect": profiles([perfect(one) for one in corpus.files]),
+        "random": {
+            what: {
+                profile.name: round(float(of([one[profile.name] for one in drawn])), 2)
+                for profile in PROFILES
+            }
+            for what, of in (("mean", np.mean), ("least", np.min), ("most", np.max))
+        },
+    }
+    print(json.dumps(result, indent=2))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))
