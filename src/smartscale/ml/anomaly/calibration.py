@@ -26,7 +26,7 @@ def strength(p: Array) -> Array:
     [0.0, 2.1, 8.1, 0.0]
     """
     small = np.clip(np.nan_to_num(p, nan=1.0), 1e-300, np.exp(-1))
-    return np.asarray(np.clip(-np.log(-np.e * small * np.log(small)), 0.0, STRONGEST), np.float64)
+    return np.asarray(np.clip(-np.log(-np.e * small * np.log(small)), 0.0, STRONGEST) + 0.0, np.float64)
 
 
 def probability(strength: Array) -> Array:
