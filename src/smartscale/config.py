@@ -221,6 +221,8 @@ class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Steps ahead: 30 steps of 10 s are five minutes, more than most lead times."""
     history_steps: int = 8640
     """Steps remembered per series: a day of 10 s."""
+    methods: list[str] = []
+    """Forecasting methods of third parties, ``MODULE:NAME`` each (docs/extending.md), that join the mixture."""
     boosting: bool = False
     """Whether one gradient boosting is trained over all series of a partition in the background, as one more method."""
     snapshot_s: float = 30.0

@@ -33,6 +33,7 @@ from smartscale.log.partitioner import service_key
 from smartscale.log.port import Message, Poll, Position, Record, TopicPartition, Worker
 from smartscale.ml import snapshot
 from smartscale.ml.anomaly import feedback
+from smartscale.ml.forecast import pool
 from smartscale.ml.forecast.boosting import Trainer
 from smartscale.ml.partition import STANDING, Models, Outcome, State
 from smartscale.ml.series.rows import read, window_label
@@ -123,6 +124,7 @@ class Stage:
         self.window = window_label(self.ml.step_s)
         self.held: dict[int, Held] = {}
         self.telemetry = Telemetry(context)
+        pool.enrol(self.ml.methods)
         self.trainer = Trainer() if self.ml.boosting else None
 
     def turn(self, worker: Worker) -> None:

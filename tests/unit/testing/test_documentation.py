@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from smartscale.errors import ConfigError
+from smartscale.ml.forecast import pool
 from smartscale.records import events
 from smartscale.stream.aggregates import checks, protocol
 from smartscale.testing.pipeline import START_US, Sent, events_value
@@ -32,7 +34,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_page_on_extending_adds_an_aggregation_in_thirty_lines(on_path: Path) -> None:
     """Its class goes through the stream processor to metric rows, and holds the contract."""
-    module, driven = code("extending.md")
+    module, driven, *_ = code("extending.md")
     (on_path / "shop_aggregates.py").write_text(module)
     exec(compile(driven, "extending.md", "exec"), {})
     lines = [line for line in module.splitlines() if line.strip()]
@@ -40,6 +42,26 @@ def test_the_page_on_extending_adds_an_aggregation_in_thirty_lines(on_path: Path
     sent = [Sent("a", START_US + i, latency_us=i * 10_000, attributes={"bytes": i}) for i in range(60)]
     apdex = sys.modules["shop_aggregates"].Apdex()
     checks.check(apdex, events.decode(events_value(sent)))
+
+
+def test_the_page_on_extending_adds_a_forecasting_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its class keeps the promises of the built-in ones and joins the mixture."""
+    *_, module, driven = code("extending.md")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pool, "_ENROLLED", {})
+    monkeypatch.delitem(sys.modules, "shop_forecasts", raising=False)
+    (tmp_path / "shop_forecasts.py").write_text(module)
+    exec(compile(driven, "extending.md", "exec"), {})
+    assert [m.name for m in pool.pool(60.0, 10, 100)].count("half-way") == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere:Thing", "math:nothing", "math:pi", "builtins:range", "json"])
+def test_a_method_that_is_none_is_refused_by_its_name(name: str) -> None:
+    """With what to write instead."""
+    with pytest.raises(ConfigError, match=f"ml.methods: '{name}'"):
+        pool.enrol([name])
 
 
 def test_the_page_on_testing_runs() -> None:

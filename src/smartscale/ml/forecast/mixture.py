@@ -29,7 +29,8 @@ from smartscale.ml.series.history import Codes, Past, empty
 Small = npt.NDArray[np.float32]
 
 MARGIN_STEPS: Final = 64
-"""Columns kept beyond the asked-for history: a day's season also needs the level of a day ago."""
+"""Columns kept beyond the history asked for and one horizon: a day's season also needs the level of a day ago, and what is
+learned now is seen from an origin a horizon ago."""
 WARM_UP: Final = 12
 """Values seen before any alert: two minutes of 10 s."""
 HALF: Final = 0.5
@@ -68,7 +69,7 @@ class Mixture:
 
     def __init__(self, step_s: float, horizon: int, history_steps: int, boosting: bool = False) -> None:
         self.horizon = horizon
-        self.width = history_steps + MARGIN_STEPS
+        self.width = history_steps + horizon + MARGIN_STEPS
         self.methods: tuple[Method, ...] = pool(step_s, horizon, history_steps, boosting)
         self.names = [method.name for method in self.methods]
         self.booster = next((method for method in self.methods if isinstance(method, Boosting)), None)

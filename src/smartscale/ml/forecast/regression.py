@@ -136,18 +136,18 @@ def _learn(
             now = season.value(ring[i], origin, origin)
             if np.isnan(now):
                 continue
-            _local(ring[i], origin, now, x)
+            _local(ring[i], origin, ring.shape[1] - at[a], now, x)
             _ahead(ring[i], origin, at[a], now, day, week, half, x)
             part = memory[i, a * _WIDTH : (a + 1) * _WIDTH]
             _teach(part, x, values[i] - now, forget, ridge * at[a], factor)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _local(row: Codes, origin: int, now: float, x: Array) -> None:
-    """The first ``LOCAL`` features."""
+def _local(row: Codes, origin: int, held: int, now: float, x: Array) -> None:
+    """The first ``LOCAL`` features; ``held`` steps until ``origin`` are in the ring."""
     total, known, done, at = 0.0, 0, 0, origin % len(row)
     for w in range(len(WINDOWS)):
-        while done < min(WINDOWS[w], len(row)):
+        while done < min(WINDOWS[w], held):
             if row[at] != GAP:
                 total += value_of(row[at])
                 known += 1
@@ -282,7 +282,7 @@ def _forecast(
             awake[a] = _awake(memory[i, a * _WIDTH : (a + 1) * _WIDTH])
         if np.isnan(now) or not awake[0]:
             continue
-        _local(ring[i], origin, now, x)
+        _local(ring[i], origin, ring.shape[1], now, x)
         x[LOCAL:] = 0.0
         day_here = week_here = np.nan
         if day > 0:
