@@ -187,11 +187,25 @@ class TestBadInput:
         folder = nab_folder(tmp_path)
         written(folder / "data" / "a" / "zero.csv", series())
         found = corpus.read(folder)
-        assert "does not name a/zero.csv: judged, not scored" in found.notes[0]
+        assert "judged but not scored, for want of labels: a/zero.csv (" in found.notes[0]
         result = results.evaluated(found, scored(found.files, ZScore), "z")
         assert next(file for file in result.files if file.file == "a/zero.csv").windows is None
         assert result.nab is not None
         assert result.nab[STANDARD].windows == 4
+
+    def test_a_folder_without_any_labels_is_judged_all_the_same(self, tmp_path: Path) -> None:
+        folder = nab_folder(tmp_path / "nab")
+        labelled = evaluate(folder, "--scores", tmp_path / "with", *ZSCORE)
+        (folder / "labels" / corpus.WINDOWS).unlink()
+        run = evaluate(folder, "--json", "--scores", tmp_path / "without", *ZSCORE)
+        assert labelled.exit_code == run.exit_code == 0, run.output
+        assert "for want of labels: a/one.csv, a/two.csv, b/four.csv, b/three.csv (expected" in run.stderr
+        told = json.loads(run.stdout)
+        assert told["nab"] is None
+        assert told["vus_pr"]["mean"] is None
+        for one in (tmp_path / "with" / "data").rglob("*.csv"):
+            other = tmp_path / "without" / one.relative_to(tmp_path / "with")
+            assert one.read_text() == other.read_text()
 
     def test_labels_that_are_no_json_are_refused(self, tmp_path: Path) -> None:
         folder = nab_folder(tmp_path)

@@ -10,10 +10,13 @@ Two layouts, told by what is there:
 - any tree of CSV or Parquet files with a column ``label`` (1 marks a strange point) beside the values. In Parquet each other
   column of numbers is one metric of the same thing; rows with ``part`` = ``train`` are only learned; without a column
   ``timestamp`` rows are a minute apart.
+
+Series without labels are judged too, but not scored.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +34,7 @@ from smartscale.errors import ConfigError, UserError
 from smartscale.evaluate.anomalies.nab import span
 from smartscale.evaluate.anomalies.vus import runs
 from smartscale.history_csv import TIMESTAMP, Rows, read_rows, step_of
+from smartscale.text_file import open_text
 
 Layout = Literal["windows", "labels"]
 
@@ -124,12 +128,16 @@ def read(folder: Path, windows: Path | None = None, column: str = VALUE) -> Corp
                 corpus.files.append(_with_column(path, name, column))
             else:
                 corpus.files.append(_with_windows(path, name, column, windows, table.pop(name, None)))
-                if corpus.files[-1].windows is None:
-                    corpus.notes.append(
-                        f"file {path}: {windows.name} does not name {name}: judged, not scored"
-                    )
         except UserError as error:
             corpus.problems.append(str(error))
+    unnamed = [one.name for one in corpus.files if one.windows is None]
+    if unnamed:
+        why = (
+            f"expected a column {LABEL}, or labels/{WINDOWS}"
+            if windows is None
+            else f"{windows} does not name them"
+        )
+        corpus.notes.append(f"judged but not scored, for want of labels: {', '.join(unnamed)} ({why})")
     if table:
         missing = ", ".join(sorted(table))
         corpus.notes.append(
@@ -159,6 +167,8 @@ def _with_column(path: Path, name: str, column: str) -> Labelled:
     if name.endswith(_PARQUET):
         return _parquet(path, name)
     rows = _rows(path, column)
+    if LABEL not in _header(path):
+        return Labelled(name, rows.times_us, rows.texts, rows.values[:, None], None, None)
     marks = read_rows(path, LABEL)
     odd = np.flatnonzero(~np.isin(marks.values, (0, 1)))
     if len(odd):
@@ -189,6 +199,11 @@ def _rows(path: Path, column: str) -> Rows:
             f"{len(fallen) - 1} more: a stream is judged in the order of the file; sort its lines by {TIMESTAMP}"
         )
     return replace(rows, times_us=np.maximum.accumulate(rows.times_us))
+
+
+def _header(path: Path) -> list[str]:
+    with open_text(path) as text:
+        return [cell.strip() for cell in next(csv.reader(text), [])]
 
 
 def _table(path: Path) -> dict[str, object]:
@@ -250,10 +265,12 @@ def _parquet(path: Path, name: str) -> Labelled:
         and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
     ]
     if not metrics or not table.num_rows:
-        raise ConfigError(f"file {path}: no column of numbers beside {LABEL!r}, or no rows")
+        raise ConfigError(
+            f"file {path}: no column of numbers beside {LABEL!r} ({', '.join(table.column_names)}), or no rows"
+        )
     values = np.stack([table[metric].to_numpy().astype(np.float64) for metric in metrics], axis=1)
     values[~np.isfinite(values)] = np.nan
-    labels = table[LABEL].to_numpy() == 1
+    labels = table[LABEL].to_numpy() == 1 if LABEL in table.column_names else None
     times_us = (
         table[TIMESTAMP].cast(pa.timestamp("us")).to_numpy().astype(np.int64)
         if TIMESTAMP in table.column_names
@@ -268,4 +285,5 @@ def _parquet(path: Path, name: str) -> Labelled:
         train = np.array(table[PART].to_pylist()) == "train"
         learned = int(np.flatnonzero(~train)[0]) if (~train).any() else len(train)
     texts = [iso(int(time_us)) for time_us in times_us]
-    return Labelled(name, times_us, texts, values, labels, _spans(times_us, labels), learned)
+    spans = None if labels is None else _spans(times_us, labels)
+    return Labelled(name, times_us, texts, values, labels, spans, learned)
