@@ -69,7 +69,7 @@ RULES: Final = {
     MEDIAN: Rule(p=1e-4, effect=1.5, steps=3, strong=np.inf),
     CREEP: Rule(p=1e-4, effect=1.12, steps=3, strong=np.inf),
     GAUGE: Rule(p=1e-5, effect=1.5, steps=3, strong=np.inf),
-    COMBINED: Rule(p=2e-4, effect=1.3, steps=3, strong=np.inf),  # effect: times the usual isolation score
+    COMBINED: Rule(p=1e-3, effect=1.3, steps=3, strong=np.inf),  # effect: times the usual isolation score
 }
 KINDS: Final = tuple(RULES)
 
