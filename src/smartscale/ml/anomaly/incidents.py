@@ -49,6 +49,8 @@ LASTING: Final = {
     **dict.fromkeys((ZERO, ERRORS, LATENCY, MEDIAN, CREEP, GAUGE, COMBINED), 360),
 }
 """Steps after which what lasts is the new normal: a level after 5 minutes of 10 s, an outage after an hour."""
+BACK: Final = 0.1
+"""Of its largest change, what may be left of a gauge's when it is calm again."""
 SETTLED: Final = 0.5
 """Of its largest change, what must be left for a lasting change of demand to be a new level, not a crowd going home."""
 AFTERMATH: Final = 30
@@ -276,6 +278,8 @@ def _follow(watch: Watch, sight: Sight, now: int, strength: float) -> Watch:
         beyond, worst = sight.seen < watch.low, min(watch.worst, sight.seen)
     else:
         beyond, worst = sight.seen > watch.high, max(watch.worst, sight.seen)
+    if watch.kind == GAUGE:  # near nothing, as of a queue, any band is too narrow to come back into
+        beyond &= sight.seen - watch.expected > BACK * (watch.worst - watch.expected)
     if not beyond:
         return watch
     count = watch.beyond + 1
