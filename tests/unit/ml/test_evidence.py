@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartscale.ml.anomaly import evidence
-from smartscale.ml.anomaly.evidence import DROP, ERRORS, GAUGE, LATENCY, MEDIAN, SURGE, ZERO
+from smartscale.ml.anomaly import calibration, evidence, forest, tails
+from smartscale.ml.anomaly.evidence import CREEP, DROP, ERRORS, GAUGE, LATENCY, MEDIAN, SURGE, ZERO
 
 EXPECTED = 100.0
 NAN = np.nan
@@ -38,6 +38,12 @@ def known(steps: int = 60) -> evidence.Baseline:
         baseline = evidence.calibrate(baseline, judged(past, baseline), quiet)
         baseline = evidence.learn(baseline, past, quiet)
     return baseline
+
+
+def followed(baseline: evidence.Baseline, now: evidence.Observed) -> evidence.Baseline:
+    """After a quiet step."""
+    quiet = np.array([True])
+    return evidence.learn(evidence.calibrate(baseline, judged(now, baseline), quiet), now, quiet)
 
 
 def judged(now: evidence.Observed, baseline: evidence.Baseline) -> evidence.Evidence:
@@ -95,3 +101,64 @@ def test_steps_of_an_incident_do_not_become_usual() -> None:
     after = evidence.learn(evidence.calibrate(before, judged(now, before), loud), now, loud)
     for name in ("errors", "latency", "usual", "spread", "tails"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+def test_a_slow_leak_is_raised_before_it_has_grown_by_thirty_percent() -> None:
+    """One percent a minute, after two hours of history; no single window is strange enough to tell."""
+    baseline, rng = known(720), np.random.default_rng(3)
+    for minute in np.arange(0, 30, 1 / 6):
+        now = observed(100, 1000, 10, 20 * (1 + 0.01 * minute) * np.exp(rng.normal(0, 0.03)), 100)
+        found = raised(judged(now, baseline))
+        if found:
+            break
+        baseline = followed(baseline, now)
+    assert found == {CREEP}
+    assert 8 < minute < 28
+
+
+def test_latency_that_demand_explains_does_not_creep() -> None:
+    """It rises and falls with demand each hour, by a half."""
+    baseline, rng = evidence.fresh(1), np.random.default_rng(4)
+    for step in range(1800):
+        demand = 100 * 2 ** np.sin(2 * np.pi * step / 360)
+        p50 = 20 * (demand / 100) ** 0.4 * np.exp(rng.normal(0, 0.03))
+        now = observed(demand, 10 * demand, 10, p50, 100)
+        if step > 1080:
+            assert CREEP not in raised(judged(now, baseline))
+        baseline = followed(baseline, now)
+
+
+def test_a_forecast_gone_astray_is_no_surge() -> None:
+    """Demand is what it was for the last minutes, twice of what somebody expected."""
+    baseline = known()
+    found = evidence.judge(
+        baseline, observed(100, 1000, 10, 20, 100), np.array([50.0]), 10.0, np.array([True])
+    )
+    assert raised(found) == set()
+
+
+def test_the_more_strange_the_rarer_and_the_surer() -> None:
+    """Rarity falls, strength and probability rise; an edge is the score that is as rare as asked."""
+    scores = np.linspace(0, 60, 400)
+    p = tails.rarity(tails.fresh(len(scores)), scores)
+    said = calibration.probability(calibration.strength(p))
+    assert (np.diff(p) <= 0).all()
+    assert (np.diff(said) >= 0).all()
+    assert said[0] < 0.01
+    assert said[-1] > 0.95
+    for chance in (1e-2, 1e-3, 1e-6):
+        assert tails.rarity(tails.fresh(), tails.edge(tails.fresh(), chance)) == pytest.approx(chance)
+
+
+def test_the_same_sample_grows_the_same_forest() -> None:
+    """After a restart the scores are those without one; what is strange together is rarer than either alone."""
+    rng, quiet, state = np.random.default_rng(5), np.ones(40, np.bool_), forest.fresh(4)
+    for step in range(1, forest.EVERY + 1):
+        forest.learn(state, rng.standard_normal((40, 4)), quiet, step)
+    asked = np.array([[3.5, 4, 4, 4], [0, 0, 3.5, 3.5], [0, 0, 0, 9], [0, 0, 0, 0]])
+    strange, p, usual = forest.Forest().judge(state, asked)
+    again, _, _ = forest.Forest().judge(state, asked)
+    np.testing.assert_array_equal(strange, again)
+    assert p[0] < p[1] < 1
+    assert strange[0] > usual
+    assert np.isnan(strange[2:]).all()  # one feature alone is no combination
