@@ -4,6 +4,8 @@ Run: ``python benchmarks/models/detector.py [--steps 10000] [--rows 10] [--seed 
 
 - ``noise``: of each kind of seeded noise, alerts a series in all its steps and in the second half, and the share of steps
   with a state score of at least 0.5 (``strange``). Steps are 5 minutes apart.
+- ``weeks``: alerts a service-week of the load generator's services without faults (``anomalies.CLEAN``, two of each kind,
+  windows of a minute), by metric; and of these after the first day.
 - ``speed``: 10,000 series of a daily wave: milliseconds a step on one core (median and largest of 60, after 600), and
   kilobytes a series.
 """
@@ -12,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +25,12 @@ import numpy.typing as npt
 
 from smartscale.clock import MICROS
 from smartscale.ml.anomaly.detector import Detector
+from smartscale.producer import scenario
+from smartscale.producer.windows import windows
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.models.anomalies import CLEAN, clean
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,11 +67,11 @@ def autoregressive(noise: Floats, share: float) -> Floats:
     return values
 
 
-def judged(values: Floats) -> tuple[Floats, Floats]:
+def judged(values: Floats, step_us: int = STEP_US) -> tuple[Floats, Floats]:
     detector = Detector()
     state = detector.fresh(values.shape[1])
     scores = [
-        detector.step(state, np.full(values.shape[1], step * STEP_US), row) for step, row in enumerate(values)
+        detector.step(state, np.full(values.shape[1], step * step_us), row) for step, row in enumerate(values)
     ]
     return np.array([alert for alert, _ in scores]), np.array([strange for _, strange in scores])
 
@@ -74,6 +84,24 @@ def quiet(values: Floats) -> dict[str, float]:
         "in_second_half": round(float(told[half:].sum(axis=0).mean()), 1),
         "strange": round(float((strange >= 0.5).mean()), 4),
     }
+
+
+def weeks(seed: int) -> dict[str, tuple[float, float]]:
+    minutes = windows(scenario.load_of(clean(seed, 2 * len(CLEAN), 7)), 60.0)
+    metrics = {
+        "rate": minutes.count.astype(np.float64),
+        "latency p50": minutes.latency_ms[:, :, 0],
+        "latency p99": minutes.latency_ms[:, :, 3],
+        "error rate": minutes.errors / np.maximum(minutes.count, 1),
+    }
+    found = {}
+    for metric, values in metrics.items():
+        told = judged(values.T, 60 * MICROS)[0] >= 0.5
+        found[metric] = (
+            round(float(told.sum(axis=0).mean()), 1),
+            round(float(told[1440:].sum(axis=0).mean()), 1),
+        )
+    return found
 
 
 def speed() -> dict[str, float]:
@@ -103,7 +131,7 @@ def main() -> None:
     found: dict[str, Any] = {
         kind: quiet(values) for kind, values in kinds(given.steps, given.rows, given.seed).items()
     }
-    print(json.dumps({"noise": found, "speed": speed()}, indent=2))
+    print(json.dumps({"noise": found, "weeks": weeks(given.seed), "speed": speed()}, indent=2))
 
 
 if __name__ == "__main__":
