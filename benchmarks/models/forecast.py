@@ -1,19 +1,17 @@
-"""Forecasts of seeded series beside naive and seasonal naive, and what a refresh of many series costs.
+"""Forecasts of seeded series beside naive and seasonal naive. What they cost: ``service.py``.
 
-Run: ``python benchmarks/models/forecast.py [--series 10000]``. Prints one JSON object a line:
+Run: ``python benchmarks/models/forecast.py``. Prints one JSON object a line:
 
 - ``accuracy/NAME``: pinball loss, mean over levels 0.05 to 0.99 and steps 1 to 30, divided by that of the naive and
   the seasonal naive forecast; both get the quantiles of their own past residuals per horizon, so the ratio compares
   distributions with distributions. ``coverage`` of the 90 % band; ``peak_95`` and ``peak_99``: share of maxima over 30 steps
   at or under that quantile.
-- ``cost``: CPU seconds to learn a step and to refresh the forecasts (30 steps, 9 levels, values and peaks).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -114,35 +112,9 @@ def accuracy(name: str) -> dict[str, object]:
     }
 
 
-def cost(series: int) -> dict[str, object]:
-    """A step of 10 s of ``series`` series with a day of history."""
-    rng = np.random.default_rng(0)
-    plan = Forecaster(10.0, HORIZON, 8640)
-    state = plan.fresh(series)
-    state.past = rng.uniform(1, 9, state.past.shape).astype(np.float32)
-    learn, refresh = [], []
-    for step in range(plan.width, plan.width + 4):
-        rates = rng.poisson(200, series) / 10
-        begin = time.process_time()
-        plan.learn(state, step, rates)
-        learned = time.process_time()
-        plan.forecast(state, state.memory, step)
-        learn.append(learned - begin)
-        refresh.append(time.process_time() - learned)
-    return {
-        "id": "cost",
-        "series": series,
-        "learn_s": round(min(learn), 3),
-        "refresh_s": round(min(refresh), 3),
-    }
-
-
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    arguments.add_argument("--series", type=int, default=10_000)
-    series = arguments.parse_args().series
-    result = {"accuracy": [accuracy(name) for name in SCENARIOS], "cost": cost(series)}
-    print(json.dumps(result, indent=2))
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
+    print(json.dumps([accuracy(name) for name in SCENARIOS], indent=2))
 
 
 if __name__ == "__main__":

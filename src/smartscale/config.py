@@ -223,7 +223,7 @@ class Ml(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Steps remembered per series: a day of 10 s."""
     methods: list[str] = []
     """Forecasting methods of third parties, ``MODULE:NAME`` each (docs/extending.md), that join the mixture."""
-    boosting: bool = False
+    boosting: bool = True
     """Whether one gradient boosting is trained over all series of a partition in the background, as one more method."""
     snapshot_s: float = 30.0
     """Real. How often the state is written to the log."""

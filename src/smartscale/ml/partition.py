@@ -317,7 +317,7 @@ class Models:
                 told += found
             state.newest = at
         self._learn_until(state, closed)
-        made = self._forecast(state, score) if state.newest > before else NO_FORECASTS
+        made = self.forecast(state, score) if state.newest > before else NO_FORECASTS
         told += self._retire(state)
         return Outcome(
             made,
@@ -621,7 +621,7 @@ class Models:
 
     # --- forecasting ----------------------------------------------------------------------------------------
 
-    def _forecast(self, state: State, score: Array) -> Forecasts:
+    def forecast(self, state: State, score: Array) -> Forecasts:
         """``score`` of every service at the newest step."""
         assert state.newest is not None
         plan, origin, memory = self.forecaster, state.newest, self._view(state)
