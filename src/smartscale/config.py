@@ -499,7 +499,7 @@ def _ml_rules(ml: Ml) -> list[tuple[bool, str]]:
         (
             ml.horizon_steps * ml.step_s <= MOST_HORIZON_S,
             f"ml.horizon_steps is {ml.horizon_steps}: with steps of {ml.step_s:g} s that is "
-            f"{ml.horizon_steps * ml.step_s / 3600:.3g} h, and forecasts reach {MOST_HORIZON_S / 3600:g} h; give at most "
+            f"{ml.horizon_steps * ml.step_s:g} s ahead, and forecasts reach {MOST_HORIZON_S:g} s; give at most "
             f"{int(MOST_HORIZON_S // max(ml.step_s, 1e-9))}",
         ),
         (
