@@ -116,6 +116,14 @@ def _replicas(service: Service) -> str:
     return f"{'?' if service.ready is None else service.ready}/{service.decision.desired}"
 
 
+def _standing(service: Service) -> str:
+    """The rung of the cold-start ladder that the forecast stands on, and what it counts for if not in full."""
+    forecast = service.forecast
+    if forecast is None:
+        return ""
+    return f" {forecast.stage}" + (f", counts {forecast.influence:.1f}" if forecast.influence < 1 else "")
+
+
 def _services(shown: Shown) -> Table:
     table = Table(
         "service", "rate/s", "", "errors", "p99 ms", "replicas ready/desired",
@@ -134,7 +142,7 @@ def _services(shown: Shown) -> Table:
             Text(f"{row.error_rate:.1%}", style="red" if row.error_rate > 0.05 else ""),
             p99,
             _replicas(service),
-            band_text(service.band(shown.lead_s)),
+            f"{band_text(service.band(shown.lead_s))}{_standing(service)}",
             f"{service.forecast.anomaly:.2f}" if service.forecast else "–",
         )
     if not services:

@@ -105,6 +105,17 @@ def test_the_screen_tells_rate_errors_p99_replicas_band_incident_decision_stage_
         assert part in seen
 
 
+def test_the_screen_tells_what_a_forecast_rests_on_and_whether_it_counts_in_full() -> None:
+    """The rung of the cold-start ladder; and the influence, once skill is lost."""
+    model = Model("10s")
+    told = forecast()
+    doubted = msgspec.structs.replace(forecasts.decode_forecast(told.value), influence=0.4, stage="daily")
+    model.apply([row(), told])
+    assert "counts" not in text(model, width=250)
+    model.apply([record(forecasts.encode(doubted), schema.FORECAST)])
+    assert "9.0 daily, counts 0.4" in text(model, width=250)
+
+
 def test_an_empty_log_shows_that_nothing_is_there_yet() -> None:
     """No window, no incident, no decision."""
     seen = text(Model("10s"))
