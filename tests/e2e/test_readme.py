@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -90,13 +91,32 @@ def until_ready(port: int, pipeline: subprocess.Popen[str]) -> None:
     raise AssertionError(f"the pipeline is not ready after 60 s: {said}")
 
 
+def make_traffic(folder: Path, minutes: int) -> None:
+    """A trace of one's own: ``traffic.csv.gz``."""
+    rows = [
+        f"2026-01-01T{minute // 60:02d}:{minute % 60:02d}:00Z,{100 + minute % 60}"
+        for minute in range(minutes)
+    ]
+    with gzip.open(folder / "traffic.csv.gz", "wt") as file:
+        file.write("\n".join(["timestamp,requests", *rows]) + "\n")
+
+
+def test_a_trace_of_ones_own_is_evaluated_and_imported(newcomer: Path) -> None:
+    """As the README says it, on a file made here."""
+    make_traffic(newcomer, 600)
+    block = next(block for block in blocks("console") if "evaluate forecasts" in block)
+    done = subprocess.run(
+        ["bash", "-e", "-c", f".venv/bin/smartscale topics > /dev/null\n{block}"],
+        cwd=newcomer, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "shop: 3,600 values of 10 s" in done.stdout
+    assert "plotly" in (newcomer / "forecasts.html").read_text().lower()
+
+
 def test_a_trace_of_ones_own_is_replayed(newcomer: Path) -> None:
     """As the README says it, on a file made here, for ten seconds."""
-    rows = [f"2026-01-01T00:{minute:02d}:00Z,{100 + minute}" for minute in range(60)]
-    import gzip
-
-    with gzip.open(newcomer / "traffic.csv.gz", "wt") as file:
-        file.write("\n".join(["timestamp,requests", *rows]) + "\n")
+    make_traffic(newcomer, 60)
     block = next(block for block in blocks("console") if "--replay traffic.csv.gz" in block)
     command = block.replace("\\\n", " ").split()
     done = subprocess.run(

@@ -88,14 +88,15 @@ def test_after_a_change_of_the_clock_whole_days_lie_between_equal_times(change: 
     st.sampled_from(["", "DE", "US"]),
 )
 def test_a_past_from_outside_lies_as_if_it_had_been_lived_through(zone: str, last: int, country: str) -> None:
-    """Imported at once, across changes and holidays: but for an hour around each change and the days' last hours."""
+    """Imported at once, across changes and holidays: but for an hour around each change, the days' last hours, and on a
+    holiday itself the part of a day that is still to be swapped."""
     width, first = 30 * DAY, last - 24 * DAY + 1
     rule = CalendarRule(services="*", zone=zone, country=country)
     ring = lived(rule, first, last, width)
     steps = np.arange(first, last + 1)
     told = LocalTime([rule], STEP_US, width).moved(0, steps, np.arange(1.0, len(steps) + 1))
     same = np.nan_to_num(told).astype(int) == ring[0, steps % width]
-    assert same.mean() > 0.97
+    assert same.mean() > 0.93
 
 
 def test_holidays_change_places_and_are_put_back() -> None:
