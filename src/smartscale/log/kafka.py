@@ -474,9 +474,11 @@ def _new_topic(spec: TopicSpec, copies: int) -> NewTopic:
     }
     compacted = {
         "cleanup.policy": "compact",
-        # A removed key is told for a day to readers that are away; the head of the log is compacted hourly.
+        # A removed key is told for a day to readers that are away. The segment being written is not compacted, and a start
+        # reads all of it: so it stays small.
         "delete.retention.ms": "86400000",
-        "segment.ms": "3600000",
+        "segment.bytes": str(64 << 20),
+        "segment.ms": "600000",
         "min.cleanable.dirty.ratio": "0.2",
     }
     return NewTopic(

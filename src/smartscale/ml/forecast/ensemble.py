@@ -38,7 +38,7 @@ from smartscale.ml.series.history import GAP, Past, put
 Array = npt.NDArray[np.float64]
 Small = npt.NDArray[np.float32]
 
-LEVELS: Final = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
+LEVELS: Final = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9995])
 MEAN_STEPS: Final = 30
 """Steps whose mean is one of the rules of thumb."""
 LEAST_SETTLED: Final = 50
