@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SCENARIO = """
 seed: 3
-duration: 10m
+duration: 450s
 services:
   - name: shop
     rate: 30
@@ -110,7 +110,7 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def test_the_closed_loop_scales_out_and_in_and_the_books_balance(
     tmp_path: Path, adapter: str, request: pytest.FixtureRequest
 ) -> None:
-    """Ten minutes of world time in one of real time: calm, a ramp to five times the load, calm."""
+    """Seven and a half minutes of world time in 45 s: calm, a ramp to five times the load, calm."""
     log = f"sqlite:{tmp_path}/log.db"
     if adapter == "kafka":
         with request.getfixturevalue("fresh_kafka")() as log:
