@@ -519,8 +519,15 @@ class Models:
         )
         told = self._incidents(state, found, main, at)
         quiet = self._quiet(state, at)
-        state.usual = evidence.calibrate(state.usual, found, quiet)
-        forest.learn(state.sample, evidence.together(found), quiet & known, at)
+        steady = quiet.copy()
+        for (
+            name,
+            track,
+        ) in state.tracks.items():  # after an incident the forecast is still under its impression
+            if at <= track.calm_until and (place := state.who.place(name)) is not None:
+                steady[place] = False
+        state.usual = evidence.calibrate(state.usual, found, steady)
+        forest.learn(state.sample, evidence.together(found), steady & known, at)
         return found.score, told
 
     def _incidents(

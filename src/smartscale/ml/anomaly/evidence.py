@@ -60,7 +60,7 @@ class Rule(NamedTuple):
 
 
 RULES: Final = {
-    # p: a raised service-day has 8,640 steps of 10 s; 2e-5 and an effect of 1.3 leave chance under one a week.
+    # p: a service-day has 8,640 steps of 10 s; the effect and a second step leave chance far under one a week.
     SURGE: Rule(p=2e-5, effect=1.3, steps=2, strong=1.8),
     DROP: Rule(p=1e-3, effect=1 / 0.7, steps=6, strong=np.inf),
     ZERO: Rule(p=1e-3, effect=1.0, steps=1, strong=1.0),
@@ -365,7 +365,7 @@ def _spreads(baseline: Baseline, now: Observed, root: Array) -> Array:
     few = 1 / np.sqrt(np.maximum(events, 1.0))
     one = np.ones(len(root))
     size = np.abs(baseline.gauges[:, :, 0])
-    own = [demand, demand, binomial, 0.3 * one, 0.05 + few, 0.04 * one]
+    own = [demand, demand, binomial, 0.3 * one, 0.05 + few, 0.025 * one]
     prior = np.column_stack([*own, 0.2 * size + 1e-9])
     least = [0.4 * one, 0.4 * one, 0.8 * binomial, 0.05 * one, 0.5 * few + 0.01, 0.015 * one]
     floor = np.column_stack([*least, 0.02 * size + 1e-9])
