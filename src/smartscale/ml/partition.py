@@ -520,10 +520,8 @@ class Models:
         told = self._incidents(state, found, main, at)
         quiet = self._quiet(state, at)
         steady = quiet.copy()
-        for (
-            name,
-            track,
-        ) in state.tracks.items():  # after an incident the forecast is still under its impression
+        # After an incident the forecast is still under its impression.
+        for name, track in state.tracks.items():
             if at <= track.calm_until and (place := state.who.place(name)) is not None:
                 steady[place] = False
         state.usual = evidence.calibrate(state.usual, found, steady)

@@ -150,6 +150,18 @@ def test_the_more_strange_the_rarer_and_the_surer() -> None:
         assert tails.rarity(tails.fresh(), tails.edge(tails.fresh(), chance)) == pytest.approx(chance)
 
 
+def test_what_usually_moves_together_and_does_not_is_rare() -> None:
+    """Of two metrics that rise and fall as one, both high is rarer than chance; one high and one low is far rarer."""
+    rng, quiet, state = np.random.default_rng(6), np.ones(40, np.bool_), forest.fresh(4)
+    for step in range(1, forest.EVERY + 1):
+        rows = rng.standard_normal((40, 4))
+        rows[:, 1] = rows[:, 0] + 0.2 * rng.standard_normal(40)
+        forest.learn(state, rows, quiet, step)
+    together, apart = np.array([3.5, 3.5, 0.0, 0.0]), np.array([3.5, -3.5, 0.0, 0.0])
+    _, p, _ = forest.Forest().judge(state, np.array([together, apart]))
+    assert p[1] < 1e-6 < p[0]
+
+
 def test_the_same_sample_grows_the_same_forest() -> None:
     """After a restart the scores are those without one; what is strange together is rarer than either alone."""
     rng, quiet, state = np.random.default_rng(5), np.ones(40, np.bool_), forest.fresh(4)

@@ -1,9 +1,13 @@
-"""Combinations of metrics that do not belong together: an isolation forest over all services.
+"""Combinations of metrics that do not belong together: an isolation forest and a sub-space over all services.
 
 Liu, Ting and Zhou, "Isolation forest" (2008): points that few random splits tell apart from the rest are strange. One
 forest (scikit-learn's) serves all services, as every metric comes in units of its own service's spread. It is grown
 anew every ``EVERY`` steps from a sample of what was quiet, with the step as the seed; the sample it grew from is kept, so
 a forest is a pure function of the state and a restart gives the same one.
+
+A combination may also break what usually moves together without being far out: its distance from the sub-space that holds
+nine tenths of the sample's variance, the square root of Jackson and Mudholkar's Q (1979), sees that. The rarer of the two
+counts, twice, as there were two chances.
 
 How rare a score is follows from the sample's own scores: the share of them as high, and beyond the highest twentieth an
 exponential tail (as in ``tails``). Only services with two metrics that are far from the usual are scored: one alone is no
@@ -36,6 +40,8 @@ APART: Final = 3.0
 FARTHEST: Final = 12.0
 """Spreads beyond which further makes no difference."""
 OUTER: Final = 0.05
+HELD: Final = 0.9
+"""Share of the variance within the sub-space; at least one direction is left out of it."""
 
 
 @dataclass(slots=True)
@@ -60,10 +66,12 @@ class Forest:
         self._grown_from = 0
         self._trees: Any = None
         self._usual: Array = np.empty(0)
+        self._outside: Array = np.empty((0, 0))
+        self._usual_distance: Array = np.empty(0)
 
     def judge(self, state: State, scores: Array) -> tuple[Array, Array, float]:
-        """Isolation scores (n,) from 0 to 1 and their p-values, of rows (n, features) in spreads; and the score that half
-        of the sample exceeds. NaN and 1 where there is no combination or no forest."""
+        """Isolation scores (n,) from 0 to 1, and the p-values of the combinations, of rows (n, features) in spreads; and the
+        score that half of the sample exceeds. NaN and 1 where there is no combination or no forest."""
         strange, p = np.full(len(scores), np.nan), np.ones(len(scores))
         near = _clipped(scores)
         asked = np.flatnonzero((np.abs(near) > APART).sum(axis=1) >= 2)
@@ -72,7 +80,9 @@ class Forest:
         self._grow(state)
         if len(asked):
             strange[asked] = -self._trees.score_samples(near[asked])
-            p[asked] = _rarity(self._usual, strange[asked])
+            isolated = _rarity(self._usual, strange[asked])
+            distant = _rarity(self._usual_distance, self._distance(near[asked]))
+            p[asked] = np.minimum(2 * np.minimum(isolated, distant), 1.0)
         return strange, p, float(np.median(self._usual))
 
     def _grow(self, state: State) -> None:
@@ -86,7 +96,13 @@ class Forest:
         trees = IsolationForest(n_estimators=TREES, max_samples=256, random_state=state.seed % 2**32)
         self._trees = trees.fit(state.grown)
         self._usual = np.sort(-trees.score_samples(state.grown))
+        self._outside = _outside(state.grown)
+        self._usual_distance = np.sort(self._distance(state.grown))
         self._grown_from = sample
+
+    def _distance(self, rows: Array) -> Array:
+        """From the sub-space of what usually moves together, in spreads."""
+        return np.asarray(np.linalg.norm(rows @ self._outside, axis=1), np.float64)
 
 
 def learn(state: State, scores: Array, quiet: Mask, step: int) -> None:
@@ -98,6 +114,14 @@ def learn(state: State, scores: Array, quiet: Mask, step: int) -> None:
         state.added += len(taken)
     if step % EVERY == 0 and state.added >= FEWEST:
         state.grown, state.seed = state.rows[: min(state.added, SAMPLE)].copy(), step
+
+
+def _outside(sample: Array) -> Array:
+    """Directions (features, k) of the least variance: those that are left once ``HELD`` of it is explained."""
+    variance, directions = np.linalg.eigh(np.cov(sample, rowvar=False))
+    share = np.cumsum(variance) / max(float(variance.sum()), 1e-12)
+    left = int(np.searchsorted(share, 1 - HELD, side="right"))
+    return np.asarray(directions[:, : max(left, 1)], np.float64)
 
 
 def _clipped(scores: Array) -> Array:
