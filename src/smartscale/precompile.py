@@ -13,13 +13,13 @@ from smartscale.config import Dedup, Settings, Windows
 
 
 def steps() -> Iterator[tuple[str, Callable[[], None]]]:
-    """What there is to compile: each part's name, and what compiles it."""
+    """What there is to compile, the longest first: each part's name, and what compiles it."""
+    yield "the forecasts", _forecasts
     yield "the edge", _edge
     yield "OTLP spans", _spans
     yield "the stream processor", _stream
     yield "the load generator", _load
     yield "the anomaly detector", _detector
-    yield "the forecasts", _forecasts
 
 
 def _edge() -> None:
