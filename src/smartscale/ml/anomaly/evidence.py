@@ -66,7 +66,7 @@ RULES: Final = {
     ZERO: Rule(p=1e-3, effect=1.0, steps=1, strong=1.0),
     ERRORS: Rule(p=1e-4, effect=0.05, steps=2, strong=0.2),  # effect: points above the usual error rate
     LATENCY: Rule(p=1e-4, effect=1.5, steps=3, strong=np.inf),
-    MEDIAN: Rule(p=1e-4, effect=1.5, steps=3, strong=4.0),
+    MEDIAN: Rule(p=1e-4, effect=1.5, steps=3, strong=np.inf),
     CREEP: Rule(p=1e-4, effect=1.12, steps=3, strong=np.inf),
     GAUGE: Rule(p=1e-5, effect=1.5, steps=3, strong=np.inf),
     COMBINED: Rule(p=1e-3, effect=1.3, steps=3, strong=np.inf),  # effect: times the usual isolation score
