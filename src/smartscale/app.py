@@ -24,7 +24,7 @@ from smartscale.config import Settings
 from smartscale.errors import ConfigError, RetryableError, SmartScaleError, UserError
 from smartscale.lean import return_large_blocks, without_pandas
 from smartscale.log import layout, open_log
-from smartscale.log.port import Log, Message, TopicPartition
+from smartscale.log.port import Log, Message, TopicPartition, append_all
 from smartscale.log.topics import specs
 from smartscale.records import schema, topics
 from smartscale.stage import Context
@@ -142,14 +142,8 @@ def write_anchor(event_log: Log, anchor: Anchor) -> Anchor:
             "this log already holds events by the wall clock, so its clock cannot be scaled: "
             "start with a fresh log (--log), or without --speed and --replay"
         )
-    publisher = event_log.publisher()
-    try:
-        message = Message(topics.CLOCK, 0, msgspec.json.encode(anchor), headers=schema.headers(schema.ANCHOR))
-        for answer in publisher.append([message]):
-            if isinstance(answer, Exception):
-                raise answer
-    finally:
-        publisher.close()
+    message = Message(topics.CLOCK, 0, msgspec.json.encode(anchor), headers=schema.headers(schema.ANCHOR))
+    append_all(event_log, [message])
     return read_anchor(event_log) or anchor
 
 

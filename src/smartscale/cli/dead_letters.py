@@ -28,7 +28,7 @@ from smartscale.client.address import Address, Token, read_token
 from smartscale.client.asking import ask
 from smartscale.clock import iso, monotonic_s, parse_iso_us, wall_ms
 from smartscale.errors import LogUnavailable, RetryableError, UserError
-from smartscale.log.port import Log, Message, TopicPartition, read_all
+from smartscale.log.port import Log, Message, TopicPartition, append_all, read_all
 from smartscale.records import dead_letters, schema, topics
 from smartscale.records.dead_letters import DeadLetter
 
@@ -358,16 +358,10 @@ def _mark(log: Log, taken: Sequence[Found]) -> None:
         time_us=wall_ms() * 1000,
         payload=msgspec.json.encode([one.place for one in taken]).decode(),
     )
-    publisher = log.publisher()
-    try:
-        message = Message(
-            topics.DEAD_LETTERS, 0, dead_letters.encode(letter), headers=schema.headers(schema.DEAD_LETTER)
-        )
-        for answer in publisher.append([message]):
-            if isinstance(answer, Exception):
-                raise answer
-    finally:
-        publisher.close()
+    message = Message(
+        topics.DEAD_LETTERS, 0, dead_letters.encode(letter), headers=schema.headers(schema.DEAD_LETTER)
+    )
+    append_all(log, [message])
 
 
 def plain(text: str) -> Text:

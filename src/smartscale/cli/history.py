@@ -22,7 +22,7 @@ from smartscale.clock import MICROS, iso, parse_iso_us, wall_ms
 from smartscale.config import Settings
 from smartscale.errors import UserError
 from smartscale.log.partitioner import service_key, service_partition
-from smartscale.log.port import Log, Message
+from smartscale.log.port import Log, Message, append_all
 from smartscale.records import forecasts, past, schema, topics
 from smartscale.records.past import PastPart
 
@@ -218,13 +218,7 @@ def _publish(
         Message(topics.METRICS, partition, past.encode(part), key, schema.headers(schema.PAST))
         for part in parts(fitted, tenant, series, uuid.uuid4().hex)
     ]
-    publisher = log.publisher()
-    try:
-        for answer in publisher.append(messages):
-            if isinstance(answer, Exception):
-                raise answer
-    finally:
-        publisher.close()
+    append_all(log, messages)
     end_us = fitted.first_us + len(fitted.rates) * fitted.step_us
     gaps = int(np.isnan(fitted.rates).sum())
     return Imported(

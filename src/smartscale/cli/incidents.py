@@ -9,6 +9,7 @@ import getpass
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -23,7 +24,7 @@ from smartscale.clock import iso, monotonic_s, span_text
 from smartscale.config import Settings
 from smartscale.errors import UserError
 from smartscale.log.partitioner import service_key, service_partition
-from smartscale.log.port import Log, Message, TopicPartition, read_all
+from smartscale.log.port import Log, Message, TopicPartition, append_all, read_all
 from smartscale.records import forecasts, people, schema, topics
 from smartscale.records.explain import explain
 from smartscale.records.forecasts import CLASSES, KINDS, Incident
@@ -234,10 +235,10 @@ def _say(
     who: str | None,
     wait_s: float,
     log: str | None,
-    config: object,
+    config: Path | None,
     as_json: bool,
 ) -> None:
-    with opened(settings(log, config)) as event_log:  # type: ignore[arg-type]
+    with opened(settings(log, config)) as event_log:
         one = read(event_log).one(name)
         said = Feedback(
             id=uuid.uuid4().hex,
@@ -276,13 +277,7 @@ def publish(
     sides = [TopicPartition(topics.INCIDENTS, p) for p in partitions]
     ends = {at: bounds.end for at, bounds in log.bounds(sides).items()}
     headers = schema.headers(name)
-    publisher = log.publisher()
-    try:
-        for answer in publisher.append([Message(topics.METRICS, p, value, key, headers) for p in partitions]):
-            if isinstance(answer, Exception):
-                raise answer
-    finally:
-        publisher.close()
+    append_all(log, [Message(topics.METRICS, p, value, key, headers) for p in partitions])
     unheard, deadline_s = set(sides), monotonic_s() + wait_s
     reader = log.reader()
     try:

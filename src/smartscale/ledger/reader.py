@@ -9,7 +9,7 @@ import msgspec
 from smartscale.config import Settings
 from smartscale.errors import OffsetOutOfRange
 from smartscale.ledger.books import Balance, Books, bases_of
-from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, TopicSpec, read_all
+from smartscale.log.port import Log, Message, Reader, Record, TopicPartition, TopicSpec, append_all, read_all
 from smartscale.records import schema, topics
 from smartscale.stream.windows import Families
 
@@ -83,16 +83,10 @@ class LedgerReader:
 
     def store(self) -> None:
         """Write the books to the log, so that the next reader goes on from here."""
-        publisher = self._log.publisher()
-        try:
-            value = msgspec.msgpack.encode(self._books)
-            headers = schema.headers(schema.SNAPSHOT, format=FORMAT)
-            message = Message(topics.LEDGER, 0, value, key=_KEY, headers=headers)
-            for answer in publisher.append([message]):
-                if isinstance(answer, Exception):
-                    raise answer
-        finally:
-            publisher.close()
+        value = msgspec.msgpack.encode(self._books)
+        headers = schema.headers(schema.SNAPSHOT, format=FORMAT)
+        message = Message(topics.LEDGER, 0, value, key=_KEY, headers=headers)
+        append_all(self._log, [message])
 
     def close(self) -> None:
         self._reader.close()

@@ -247,6 +247,17 @@ def lag(log: Log, group: str, topics: Sequence[str]) -> dict[TopicPartition, int
     }
 
 
+def append_all(log: Log, messages: Sequence[Message]) -> None:
+    """Append durably, for those who write now and then. Raises the first message's error that was kept out."""
+    publisher = log.publisher()
+    try:
+        for answer in publisher.append(messages):
+            if isinstance(answer, Exception):
+                raise answer
+    finally:
+        publisher.close()
+
+
 def read_all(log: Log, at: TopicPartition, first: int | None = None) -> Iterator[Record]:
     """Every record of a partition from ``first`` (default: the beginning) to its end as it is now found.
 

@@ -355,13 +355,12 @@ class Models:
         """Let series that are there take up their imported pasts; which they were."""
         assert state.begin is not None
         assert state.learned is not None
-        width, ready = (
-            self.forecaster.width,
-            [key for key, parts in state.imports.items() if past.is_whole(parts)],
-        )
-        adopted = [(row, key) for key in ready if (row := state.who.find(key)) is not None]
-        for row, key in adopted:
-            parts = state.imports.pop(key)
+        width, adopted = self.forecaster.width, list[Key]()
+        for key, parts in list(state.imports.items()):
+            row = state.who.find(key)
+            if row is None or not past.is_whole(parts):
+                continue
+            del state.imports[key]
             begin, told = past.first_step(parts), past.rates(parts)
             first = max(min(begin, state.begin), state.learned + 1 - width)
             steps = np.arange(first, state.learned + 1)
@@ -378,7 +377,8 @@ class Models:
             table.put(state.models, np.array([row]), past.learn(self.forecaster, first, values))
             state.begin = min(state.begin, first)
             state.rewritten += 1
-        return [key for _, key in adopted]
+            adopted.append(key)
+        return adopted
 
     def _retire(self, state: State) -> list[Incident]:
         """Forget services without a row for the whole history; newcomers take their rows, so that memory follows the
@@ -406,7 +406,7 @@ class Models:
         assert state.newest is not None
         following = min([at for at in state.waiting if at > state.newest], default=reached)
         last = min(following - 1, closed, reached - 1)
-        if last - state.newest <= 4 * self.forecaster.horizon:
+        if last - state.newest <= self.forecaster.long_gap:
             return
         self._learn_until(state, state.newest)
         for step in range(state.newest + 1, last + 1) if self.local else ():

@@ -64,16 +64,17 @@ def rates(parts: Parts) -> Array:
 def learn(plan: Forecaster, first: int, values: Array) -> ensemble.State:
     """One series that has seen ``values`` of steps ``first``, ``first + 1``, …; NaN is a gap.
 
-    A gap of many horizons is passed over at once, as an outage is."""
+    A long gap is passed over at once, as an outage is."""
     state = plan.fresh(1)
     known = np.flatnonzero(~np.isnan(values))
     step = 0
     while step < len(values):
-        following = int(known[np.searchsorted(known, step)]) if step <= known[-1] else len(values)
-        if following - step > 4 * plan.horizon:
+        left = np.searchsorted(known, step)
+        following = int(known[left]) if left < len(known) else len(values)
+        if following - step > plan.long_gap:
             plan.skip(state, first + step, first + following - 1)
+            step = following
         else:
-            for at in range(step, min(following + 1, len(values))):
-                plan.learn(state, first + at, values[at : at + 1])
-        step = following if following - step > 4 * plan.horizon else following + 1
+            plan.learn(state, first + step, values[step : step + 1])
+            step += 1
     return state

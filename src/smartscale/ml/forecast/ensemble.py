@@ -89,6 +89,8 @@ class Forecaster:
         self.step_s = step_s
         self.levels = levels
         self.horizon = horizon
+        self.long_gap = 4 * horizon
+        """Steps of a gap beyond which it is passed over at once (``skip``): nothing issued before it is still awaited."""
         self.mixture = Mixture(step_s, horizon, history_steps, boosting)
         self.width = self.mixture.width
         self.methods: tuple[Method, ...] = self.mixture.methods
